@@ -1,0 +1,191 @@
+"""A folder of safetensors: which tensor lies where, checked before a byte of it is used.
+
+Knows the file format and nothing of models: no values are read here. Headers are bounded,
+offsets must lie inside the file, and shard names cannot leave the folder.
+Format: https://huggingface.co/docs/safetensors/index#format
+"""
+
+import json
+import math
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .config import read_json
+from .errors import BadCheckpoint, NotFound
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+# The safetensors library's own bound on a header.
+MAX_HEADER_BYTES = 100_000_000
+
+# Bits of one element. Sub-byte and exotic types are listed so that an error can name them.
+DTYPE_BITS = {
+    "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8,
+    "I16": 16, "U16": 16, "F16": 16, "BF16": 16,
+    "I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """Where one tensor's bytes are: `nbytes` at `offset` of `file`, row-major."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    file: Path
+    offset: int
+    nbytes: int
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Every tensor of a model folder, in the order of files and offsets."""
+
+    folder: Path
+    tensors: dict[str, Tensor]
+
+    @property
+    def files(self) -> list[Path]:
+        return sorted({t.file for t in self.tensors.values()})
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors (without headers)."""
+        return sum(t.nbytes for t in self.tensors.values())
+
+    @staticmethod
+    def open(folder: Path) -> "Checkpoint":
+        """Read the headers of a folder's shards.
+
+        Raises NotFound for a folder or shard that is missing, BadCheckpoint for anything
+        that contradicts itself: index against headers, headers against file sizes.
+        """
+        if not folder.is_dir():
+            raise NotFound(f"{folder} is not a folder; give the path of a model folder")
+        index = folder / INDEX
+        weight_map = _weight_map(index) if index.exists() else None
+        names = sorted(set(weight_map.values())) if weight_map else [SINGLE]
+        missing = [n for n in names if not (folder / n).is_file()]
+        if missing and weight_map is None:
+            raise NotFound(f"{folder} holds neither {INDEX} nor {SINGLE}; is it a model folder?")
+        if missing:
+            raise NotFound(
+                f"{folder / missing[0]} is missing ({len(missing)} of {len(names)} shards are); "
+                "download it again"
+            )
+        extra = sorted(p.name for p in folder.glob("model*.safetensors") if p.name not in names)
+        if extra:
+            raise BadCheckpoint(
+                f"{folder / extra[0]} is not listed in {INDEX if weight_map else SINGLE}: "
+                "other programs would mix it in; move it away, or download the folder again"
+            )
+        tensors: dict[str, Tensor] = {}
+        for name in names:
+            for tensor in read_header(folder / name):
+                twin = tensors.setdefault(tensor.name, tensor)
+                if twin is not tensor:
+                    raise BadCheckpoint(
+                        f"{tensor.name} is in both {twin.file.name} and {name} of {folder}; "
+                        "download the folder again"
+                    )
+        if weight_map is not None:
+            _agree(folder, weight_map, tensors)
+        return Checkpoint(folder, tensors)
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    raw = read_json(index).get("weight_map")
+    if not isinstance(raw, dict) or not raw:
+        raise BadCheckpoint(f"{index} has no weight_map; download it again")
+    for name, shard in raw.items():
+        # A plain name only: links inside the folder (the Hub's cache) are fine, paths are not.
+        plain = isinstance(shard, str) and shard not in ("", ".", "..")
+        if not plain or any(c in shard for c in "/\\\0"):
+            raise BadCheckpoint(
+                f"{index} puts {name} into {shard!r}, which is not a file of the folder; "
+                "do not use this checkpoint"
+            )
+    return raw
+
+
+def _agree(folder: Path, weight_map: dict[str, str], tensors: dict[str, Tensor]) -> None:
+    for name, shard in weight_map.items():
+        if name not in tensors:
+            raise BadCheckpoint(f"{folder / shard} lacks {name} of {INDEX}; download it again")
+        if tensors[name].file.name != shard:
+            raise BadCheckpoint(
+                f"{name} is in {tensors[name].file.name}, not in {shard} as {INDEX} of {folder} "
+                "says; download the folder again"
+            )
+    unlisted = next((t for n, t in tensors.items() if n not in weight_map), None)
+    if unlisted:
+        raise BadCheckpoint(
+            f"{unlisted.file} holds {unlisted.name}, which {INDEX} does not list; "
+            "download the folder again"
+        )
+
+
+def read_header(file: Path) -> list[Tensor]:
+    """The tensors of one safetensors file, by offset.
+
+    Raises BadCheckpoint if the header is larger than the file, is not valid, or places a
+    tensor outside the file or over another; a file cut short is told apart from a bad one.
+    """
+
+    def bad(why: str) -> BadCheckpoint:
+        return BadCheckpoint(f"{file} {why}; download it again")
+
+    try:
+        size = file.stat().st_size
+        with file.open("rb") as handle:
+            head = handle.read(8)
+            if len(head) < 8:
+                raise bad(f"is cut short ({size} bytes)")
+            (length,) = struct.unpack("<Q", head)
+            if length > size - 8:
+                raise bad(f"has a header of {length} bytes, larger than the file ({size})")
+            if length > MAX_HEADER_BYTES:
+                raise bad(f"has a header of {length} bytes, above the format's limit")
+            raw = json.loads(handle.read(length))
+    except OSError as e:
+        raise BadCheckpoint(f"{file} cannot be read ({e.strerror})") from None
+    except ValueError:  # JSON and UTF-8 errors
+        raise bad("has a damaged header") from None
+    if not isinstance(raw, dict):
+        raise bad("has a damaged header")
+    raw.pop("__metadata__", None)
+    data = 8 + length
+    tensors = sorted(
+        (_tensor(name, entry, file, data, bad) for name, entry in raw.items()),
+        key=lambda t: t.offset,
+    )
+    end = data
+    for tensor in tensors:
+        if tensor.offset < end:
+            raise bad(f"stores {tensor.name} over another tensor")
+        end = tensor.offset + tensor.nbytes
+    if end > size:
+        raise bad(f"is cut short: {size} of {end} bytes")
+    return tensors
+
+
+def _tensor(name: str, entry: Any, file: Path, data: int, bad: Any) -> Tensor:
+    try:
+        dtype, shape, (start, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+        whole = all(type(n) is int and n >= 0 for n in [start, end, *shape])
+    except (KeyError, TypeError, ValueError):
+        raise bad(f"has a damaged header entry for {name}") from None
+    bits = DTYPE_BITS.get(dtype)
+    if bits is None:
+        raise bad(f"stores {name} as {dtype!r}, a type this program does not know")
+    if not whole or (end - start) * 8 != math.prod(shape) * bits:
+        raise bad(f"gives {name} {shape} of {dtype} the bytes {start} to {end}, which disagree")
+    return Tensor(name, dtype, tuple(shape), file, data + start, end - start)

@@ -1,0 +1,85 @@
+"""Entry point: picks the verb, prints its error in one line, returns the exit code.
+
+Imports neither mlx nor textual: a verb's module is imported when it is chosen. It has
+`add_arguments(parser)` and `run(args) -> int`.
+"""
+
+import argparse
+import importlib
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from types import FrameType
+
+from .. import __version__
+from ..errors import Interrupted, MaverickError
+from .terminal import printable
+
+VERBS = {
+    "chat": "talk to a model in the terminal (the default on a terminal)",
+    "generate": "answer one prompt, with pictures if given",
+    "convert": "make MLX weights that fit this Mac from a published checkpoint",
+    "show": "say what a model folder is and what it needs",
+    "bench": "measure load time, speed and memory of a model",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the process's exit code (errors.py says which means what)."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words and sys.stdin.isatty() and sys.stdout.isatty():
+        words = ["chat"]
+    verb = next((w for w in words if w in VERBS), None)
+    args = _parser(verb).parse_args(words)
+    if args.verb is None:
+        _parser(None).print_help(sys.stderr)
+        return 2
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        return int(importlib.import_module(f".{args.verb}", __package__).run(args))
+    except BrokenPipeError:
+        # The reader of our output went away (`| head`); Python would complain at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return _report(Interrupted("interrupted"), args.debug)
+    except MaverickError as e:
+        return _report(e, args.debug)
+    except MemoryError:
+        return _report(MaverickError("out of memory; close other programs"), args.debug)
+    except OSError as e:
+        where = f" ({e.filename})" if e.filename else ""
+        return _report(MaverickError(f"{e.strerror or e}{where}"), args.debug)
+
+
+def _parser(chosen: str | None) -> argparse.ArgumentParser:
+    """The parser; only the chosen verb's module is imported to fill in its arguments."""
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser = argparse.ArgumentParser(
+        prog="mlx-maverick",
+        description="Llama 4 Maverick on one Mac: convert it, ask it, talk to it.",
+        epilog="Run 'mlx-maverick VERB --help' for one verb's options.",
+    )
+    parser.add_argument("--version", action="version", version=f"mlx-maverick {__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB")
+    for verb, purpose in VERBS.items():
+        sub = verbs.add_parser(verb, help=purpose, description=purpose, parents=[common])
+        if verb == chosen:
+            importlib.import_module(f".{verb}", __package__).add_arguments(sub)
+    return parser
+
+
+def _terminate(signum: int, frame: FrameType | None) -> None:
+    raise Interrupted("terminated")
+
+
+def _report(error: MaverickError, debug: bool) -> int:
+    if debug:
+        traceback.print_exception(error, file=sys.stderr)
+    # One line whatever it quotes: a file name may hold a newline.
+    line = printable(" ".join(str(error).split()))
+    print(f"mlx-maverick: {line}", file=sys.stderr)
+    return error.exit_code
