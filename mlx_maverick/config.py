@@ -198,7 +198,7 @@ class _Keys:
             raise self.fail(key, f"is {value!r}, not a positive number")
         return value
 
-    def int(self, key: str, default: int | None = None) -> int:
+    def whole(self, key: str, default: float | None = None) -> int:
         value = self.number(key, default)
         if value != int(value):
             raise self.fail(key, f"is {value!r}, not a whole number")
@@ -228,11 +228,11 @@ def _section(raw: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:
 def _text(keys: _Keys) -> TextConfig:
     keys.only("hidden_act", "silu")
     keys.only("num_experts_per_tok", 1)
-    layers = keys.int("num_hidden_layers")
-    heads = keys.int("num_attention_heads")
-    hidden = keys.int("hidden_size")
+    layers = keys.whole("num_hidden_layers")
+    heads = keys.whole("num_attention_heads")
+    hidden = keys.whole("hidden_size")
 
-    interval = keys.int("no_rope_layer_interval", keys.int("nope_layer_interval", NO_ROPE_INTERVAL))
+    interval = keys.whole("no_rope_layer_interval", keys.whole("nope_layer_interval", NO_ROPE_INTERVAL))
     flags = keys.per_layer("no_rope_layers", layers)  # 1 means: has rotary
     rope = [bool(f) for f in flags] if flags else [(i + 1) % interval != 0 for i in range(layers)]
     kinds = keys.per_layer("layer_types", layers)
@@ -240,10 +240,10 @@ def _text(keys: _Keys) -> TextConfig:
     unknown = set(kinds or []) - {"chunked_attention", "full_attention"}
     if unknown:
         raise keys.fail("layer_types", f"holds {sorted(map(str, unknown))[0]!r}")
-    limit = keys.int("max_position_embeddings", 1048576)
-    chunk = keys.int("attention_chunk_size", limit)
+    limit = keys.whole("max_position_embeddings", 1048576)
+    chunk = keys.whole("attention_chunk_size", limit)
 
-    step = keys.int("interleave_moe_layer_step", 1)
+    step = keys.whole("interleave_moe_layer_step", 1)
     listed = keys.get("moe_layers")
     moe = set(range(step - 1, layers, step) if listed is None else listed)
     outside = [i for i in moe if not isinstance(i, int) or not 0 <= i < layers]
@@ -255,12 +255,12 @@ def _text(keys: _Keys) -> TextConfig:
         hidden_size=hidden,
         num_hidden_layers=layers,
         num_attention_heads=heads,
-        num_key_value_heads=keys.int("num_key_value_heads", heads),
-        head_dim=keys.int("head_dim", hidden // heads),
-        vocab_size=keys.int("vocab_size"),
-        intermediate_size=keys.int("intermediate_size"),
-        intermediate_size_mlp=keys.int("intermediate_size_mlp"),
-        num_local_experts=keys.int("num_local_experts"),
+        num_key_value_heads=keys.whole("num_key_value_heads", heads),
+        head_dim=keys.whole("head_dim", hidden // heads),
+        vocab_size=keys.whole("vocab_size"),
+        intermediate_size=keys.whole("intermediate_size"),
+        intermediate_size_mlp=keys.whole("intermediate_size_mlp"),
+        num_local_experts=keys.whole("num_local_experts"),
         rms_norm_eps=keys.number("rms_norm_eps", 1e-5),
         rope_theta=theta,
         rope_scaling=scaling,
@@ -269,7 +269,7 @@ def _text(keys: _Keys) -> TextConfig:
         attention_chunk_size=chunk,
         max_position_embeddings=limit,
         attn_temperature_tuning=bool(keys.get("attn_temperature_tuning", True)),
-        floor_scale=keys.int("floor_scale", DEFAULT_FLOOR_SCALE),
+        floor_scale=keys.whole("floor_scale", DEFAULT_FLOOR_SCALE),
         attn_scale=keys.number("attn_scale", DEFAULT_ATTN_SCALE),
         rope_layers=tuple(rope),
         chunked_layers=tuple(chunked),
@@ -294,7 +294,7 @@ def _rope(keys: _Keys) -> tuple[float, RopeScaling | None]:
         factor=inner.number("factor"),
         low_freq_factor=inner.number("low_freq_factor"),
         high_freq_factor=inner.number("high_freq_factor"),
-        original_max_position_embeddings=inner.int("original_max_position_embeddings"),
+        original_max_position_embeddings=inner.whole("original_max_position_embeddings"),
     )
 
 
@@ -303,19 +303,19 @@ def _vision(keys: _Keys) -> VisionConfig:
     keys.only("vision_feature_select_strategy", "default")
     rope = keys.get("rope_parameters", {})
     return VisionConfig(
-        hidden_size=keys.int("hidden_size"),
-        num_hidden_layers=keys.int("num_hidden_layers"),
-        num_attention_heads=keys.int("num_attention_heads"),
-        intermediate_size=keys.int("intermediate_size"),
-        image_size=keys.int("image_size"),
-        patch_size=keys.int("patch_size"),
-        num_channels=keys.int("num_channels", 3),
+        hidden_size=keys.whole("hidden_size"),
+        num_hidden_layers=keys.whole("num_hidden_layers"),
+        num_attention_heads=keys.whole("num_attention_heads"),
+        intermediate_size=keys.whole("intermediate_size"),
+        image_size=keys.whole("image_size"),
+        patch_size=keys.whole("patch_size"),
+        num_channels=keys.whole("num_channels", 3),
         norm_eps=keys.number("norm_eps", 1e-5),
         rope_theta=float(rope.get("rope_theta") or keys.number("rope_theta", 10000.0)),
         pixel_shuffle_ratio=keys.number("pixel_shuffle_ratio", 0.5),
-        projector_input_dim=keys.int("projector_input_dim"),
-        projector_output_dim=keys.int("projector_output_dim"),
-        vision_output_dim=keys.int("vision_output_dim"),
+        projector_input_dim=keys.whole("projector_input_dim"),
+        projector_output_dim=keys.whole("projector_output_dim"),
+        vision_output_dim=keys.whole("vision_output_dim"),
     )
 
 
@@ -335,4 +335,4 @@ def _quantization(raw: Mapping[str, Any], where: str) -> Quantization | None:
 
 
 def _quant(keys: _Keys) -> Quant:
-    return Quant(keys.int("group_size", 64), keys.int("bits"), str(keys.get("mode", "affine")))
+    return Quant(keys.whole("group_size", 64), keys.whole("bits"), str(keys.get("mode", "affine")))

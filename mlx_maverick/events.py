@@ -3,6 +3,7 @@
 Knows nothing of how any of it is computed or shown.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -73,3 +74,13 @@ class Reply:
     text: str
     finish_reason: FinishReason
     stats: Stats
+
+
+def collect(events: Iterable[Event]) -> Reply:
+    """Run a stream to its end."""
+    text, last = "", None
+    for event in events:
+        text += event.text if isinstance(event, Token) else ""
+        last = event
+    assert isinstance(last, Finished)  # every stream ends with it
+    return Reply(text, last.reason, last.stats)

@@ -1,0 +1,36 @@
+"""Where a model is: a folder, or a repository that the Hub's cache already holds.
+
+Downloads nothing: hundreds of gigabytes are fetched when asked for, not by the way.
+"""
+
+import re
+from pathlib import Path
+
+from .errors import NotFound
+
+_REPO = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def resolve(model: str | Path) -> Path:
+    """The folder of a model given as a path, or as `owner/name` in the Hub's cache.
+
+    Raises NotFound, with the command that downloads a repository.
+    """
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise NotFound(f"{path} is a file; give the model's folder")
+    if not _REPO.fullmatch(str(model)) or str(model).startswith("."):
+        raise NotFound(f"{model} does not exist; give a model folder or a Hub repository")
+
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(str(model), local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError):
+        raise NotFound(
+            f"{model} is neither a folder nor in the Hub's cache; if it is a repository, "
+            f"run 'hf download {model}' first"
+        ) from None

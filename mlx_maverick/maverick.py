@@ -1,0 +1,197 @@
+"""The Python API: joins model, prompt and engine.
+
+Knows nothing of terminals: it returns replies and yields events. A `Maverick` belongs to the
+thread that loaded it, because MLX's streams do.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict, Unpack
+
+import mlx.core as mx
+
+from . import engine, hub, memory
+from .checkpoint import Checkpoint
+from .config import ModelConfig
+from .errors import UsageError
+from .events import Event, Finished, FinishReason, Reply, Token, collect
+from .images import Picture, Source
+from .model import Llama4, default_dtype, load_model, loaded_bytes
+from .prompt import Encoded, Message, Prompt
+from .sampling import Sampling
+from .session import PictureFeatures, Session
+from .textstream import TextStream
+
+if TYPE_CHECKING:
+    from .chat import Chat
+
+DEFAULT_CONTEXT = 32768
+# Encoded pictures kept for the next turn; one takes up to 17 * 144 rows, 25 MB in bf16.
+KEPT_PICTURES = 16
+
+
+class Options(TypedDict, total=False):
+    """The fields of `Sampling`, as keywords."""
+
+    temperature: float
+    top_p: float
+    min_p: float
+    seed: int | None
+    max_tokens: int | None
+    stop: tuple[str, ...]
+
+
+def load(
+    model: str | Path,
+    context: int | None = None,
+    dtype: mx.Dtype | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> "Maverick":
+    """Load a model folder, or a repository in the Hub's cache.
+
+    `context` is the most tokens a conversation may have (None: 32,768, or what the model
+    has); memory is checked for it. `progress(done, layers)` is called while reading.
+    Raises NotFound, BadCheckpoint, UsageError, and DoesNotFit before anything big is read.
+    """
+    folder = hub.resolve(model)
+    config = ModelConfig.from_folder(folder)
+    most = config.text.max_position_embeddings
+    context = min(DEFAULT_CONTEXT, most) if context is None else context
+    if not 2 <= context <= most:
+        raise UsageError(f"context {context} is not between 2 and the model's {most} tokens")
+    checkpoint = Checkpoint.open(folder)
+    limit = memory.machine_limit()
+    weights = loaded_bytes(checkpoint, (dtype or default_dtype()).size)
+    memory.check(memory.Budget.of(config, weights, context), limit, str(model))
+    prompt = Prompt.from_folder(folder)
+    memory.set_limits(limit)
+    return Maverick(load_model(folder, dtype, progress), prompt, Path(model).name, context)
+
+
+class Maverick:
+    """A loaded model. Use it from the thread that loaded it."""
+
+    def __init__(self, model: Llama4, prompt: Prompt, name: str, context: int):
+        self.model, self.prompt, self.name, self.context = model, prompt, name, context
+        self._pictures: dict[str, mx.array] = {}
+
+    @property
+    def config(self) -> ModelConfig:
+        return self.model.config
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the weights in memory."""
+        return self.model.nbytes
+
+    @property
+    def parameters(self) -> int:
+        return self.model.parameters
+
+    def generate(
+        self,
+        prompt: str | Sequence[Message],
+        images: Sequence[Source | Picture] = (),
+        **options: Unpack[Options],
+    ) -> Reply:
+        """The whole answer to a prompt, or to a conversation.
+
+        `images` (paths, bytes, PIL images, http(s) or data URLs) come before the text of a
+        string prompt. `options` are the fields of `Sampling`. Raises UsageError, NotFound or
+        BadImage if the message cannot be answered as it stands.
+        """
+        return collect(self.stream(prompt, images=images, **options))
+
+    def stream(
+        self,
+        messages: str | Sequence[Message],
+        images: Sequence[Source | Picture] = (),
+        session: Session | None = None,
+        sampling: Sampling | None = None,
+        should_stop: Callable[[], bool] = lambda: False,
+        **options: Unpack[Options],
+    ) -> Iterator[Event]:
+        """The same as events: `Prefill`, `Token`, and `Finished` last.
+
+        With a `session`, what its cache shares with this conversation is not computed again.
+        `should_stop` is asked between prefill steps and between tokens, from any thread's
+        flag. Raises as `generate`, before the first event.
+        """
+        if sampling is not None and options:
+            raise UsageError("give either sampling or single options, not both")
+        encoded = self.prompt.encode(_with_images(messages, images))
+        return self._events(
+            encoded, session or self.session(), sampling or Sampling(**options), should_stop
+        )
+
+    def stream_text(
+        self, text: str, sampling: Sampling | None = None, **options: Unpack[Options]
+    ) -> Iterator[Event]:
+        """Continue raw text without the chat template, as base models need it."""
+        encoded = self.prompt.encode_text(text)
+        sampling = sampling or Sampling(**options)
+        return self._events(encoded, self.session(), sampling, lambda: False)
+
+    def chat(self, system: str | None = None, **options: Unpack[Options]) -> "Chat":
+        """A conversation that keeps its KV cache."""
+        from .chat import Chat
+
+        return Chat(self, system, Sampling(**options))
+
+    def session(self) -> Session:
+        """An empty KV cache, to be given to `stream` again and again."""
+        return Session(self.model)
+
+    def count_tokens(self, text: str) -> int:
+        """Tokens of plain text, without template or BOS."""
+        return self.prompt.count_tokens(text)
+
+    def _events(
+        self,
+        prompt: Encoded,
+        session: Session,
+        sampling: Sampling,
+        should_stop: Callable[[], bool],
+    ) -> Iterator[Event]:
+        text = TextStream(self.prompt.detokenizer(), sampling.stop)
+        session.begin(prompt)
+        last = -1
+        for event in engine.generate(
+            self.model,
+            session.cache,
+            prompt.ids,
+            sampling=sampling,
+            context=self.context,
+            stop_ids=self.prompt.stop_ids,
+            features=PictureFeatures(self.model, prompt, self._pictures),
+            should_stop=lambda: text.stopped or should_stop(),
+        ):
+            if isinstance(event, engine.Sampled):
+                session.append(event.id)
+                if not event.stop:
+                    last = event.id
+                    yield Token(text.add(event.id), event.id)
+            elif isinstance(event, Finished):
+                rest = text.finish()
+                if rest:
+                    yield Token(rest, last)
+                self._forget_pictures()
+                reason = FinishReason.STOP if text.stopped else event.reason
+                yield Finished(reason, event.stats)
+            else:
+                yield event
+
+    def _forget_pictures(self) -> None:
+        while len(self._pictures) > KEPT_PICTURES:
+            del self._pictures[next(iter(self._pictures))]
+
+
+def _with_images(
+    messages: str | Sequence[Message], images: Sequence[Source | Picture]
+) -> str | Sequence[Message]:
+    if not images:
+        return messages
+    if not isinstance(messages, str):
+        raise UsageError("images go with a string prompt; in messages, put them into content")
+    parts = [{"type": "image", "image": image} for image in images]
+    return [{"role": "user", "content": [*parts, {"type": "text", "text": messages}]}]

@@ -1,0 +1,244 @@
+"""The memory budget: what a model needs at a context length, and what the machine gives.
+
+Knows shapes and sizes, not weights, and imports mlx only to ask for the machine's limit or
+to set it. Live readings are in `pressure` and can be had from here.
+"""
+
+import math
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from . import pressure
+from .config import ModelConfig, TextConfig, VisionConfig
+from .errors import DoesNotFit
+from .names import tensor_class
+from .pressure import Pressure, Reading, read
+
+if TYPE_CHECKING:  # at run time inside functions: the converter's plan reads budgets from here
+    from .convert.recipe import Recipe
+
+__all__ = [
+    "KV_STEP", "PREFILL_STEP", "Budget", "Pressure", "Reading", "check", "kv_bytes",
+    "longest_context", "machine_limit", "read", "recipe_bytes", "set_limits", "smaller_recipe",
+    "usable", "working_bytes",
+]  # fmt: skip
+
+KV_STEP = 256  # tokens; KV caches grow by this much
+PREFILL_STEP = 2048  # tokens of one prefill step, unless asked otherwise; as in mlx-lm
+
+# What is left to the system when the rest is ours: a judgement. macOS itself settles at 4 to
+# 6 GB wired and active, and a machine left with nothing stalls instead of failing.
+SYSTEM_RESERVE = 8 * 2**30
+# Freed buffers that MLX keeps for reuse. Its own default is "all of memory", which after a
+# long prefill is memory that neither the system nor the KV cache can have.
+CACHE_LIMIT = 4 * 10**9
+MIN_CONTEXT = 1024  # a shorter one is not worth suggesting
+
+# Temporaries alive at once, in layers: a layer's buffers are freed as the next one computes.
+LIVE_LAYERS = 2
+MAX_TILES = 17  # of one picture: 16 and the whole
+# What working room counts an activation as. bf16 on Metal with some float32 in between
+# (rotary angles, softmax, router); float32 throughout on a CPU.
+ACTIVATION_BYTES = 4
+
+
+def kv_bytes(text: TextConfig, context: int, element_bytes: int = 2) -> int:
+    """Bytes of the KV cache with `context` tokens in it.
+
+    A chunked layer never holds more than its chunk. `element_bytes` is 2 for bf16.
+    """
+    per_token = 2 * text.num_key_value_heads * text.head_dim * element_bytes
+    rounded = math.ceil(context / KV_STEP) * KV_STEP
+    tokens = sum(
+        min(rounded, text.attention_chunk_size) if chunked else rounded
+        for chunked in text.chunked_layers
+    )
+    return per_token * tokens
+
+
+def working_bytes(config: ModelConfig, prefill_step: int = PREFILL_STEP) -> int:
+    """Room for the activations of a prefill step of that many tokens, or of one picture.
+
+    An upper estimate, not a measurement. Text: for each token, per live layer, four hidden
+    states, q, k and v before and after rotary, and gate, up and their product of the wider
+    MLP; then logits of every position in float32. Pictures: the same of the vision tower for
+    17 tiles, and attention scores, as its head size (88) has no fused kernel. The two do not
+    run at the same time, so the larger counts. The text's attention is fused and keeps no
+    scores.
+    """
+    text = config.text
+    projected = (text.num_attention_heads + 2 * text.num_key_value_heads) * text.head_dim
+    dense = 0 if all(text.moe_layers) else 3 * text.intermediate_size_mlp
+    moe = 2 * 3 * text.intermediate_size if any(text.moe_layers) else 0  # routed and shared
+    token = 4 * text.hidden_size + 3 * projected + max(dense, moe)
+    prefill = prefill_step * (token * LIVE_LAYERS * ACTIVATION_BYTES + text.vocab_size * 4)
+    return max(prefill, _picture_bytes(config.vision) if config.vision else 0)
+
+
+def _picture_bytes(vision: VisionConfig) -> int:
+    patches = vision.patches_per_side**2 + 1
+    patch = 4 * vision.hidden_size + 3 * 3 * vision.hidden_size + 2 * vision.intermediate_size
+    activations = patches * patch * LIVE_LAYERS
+    scores = vision.num_attention_heads * patches**2
+    pixels = 2 * vision.num_channels * vision.image_size**2  # as a tile, and unfolded
+    return MAX_TILES * (activations + scores + pixels) * ACTIVATION_BYTES
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What running a model takes, in bytes."""
+
+    config: ModelConfig
+    context: int  # tokens
+    weights: int
+    kv: int
+    working: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.kv + self.working
+
+    @staticmethod
+    def of(
+        config: ModelConfig, weights: int, context: int, prefill_step: int = PREFILL_STEP
+    ) -> "Budget":
+        """The budget of `weights` bytes at `context` tokens."""
+        kv, working = kv_bytes(config.text, context), working_bytes(config, prefill_step)
+        return Budget(config, context, weights, kv, working)
+
+
+def longest_context(budget: Budget, limit: int) -> int:
+    """The most tokens, up to the model's own maximum, with which `budget` is within `limit`
+    bytes; 0 if there is no room for any."""
+    room = limit - budget.weights - budget.working
+    low, high = 0, budget.config.text.max_position_embeddings // KV_STEP
+    while low < high:
+        middle = (low + high + 1) // 2
+        if kv_bytes(budget.config.text, middle * KV_STEP) <= room:
+            low = middle
+        else:
+            high = middle - 1
+    return low * KV_STEP
+
+
+def recipe_bytes(config: ModelConfig, recipe: "Recipe") -> int:
+    """Bytes of the whole model's tensors, converted with `recipe`.
+
+    Affine quantisation costs a bf16 scale and a bf16 bias for each group of a matrix.
+    """
+    from .convert import published
+
+    bits = 0.0
+    for name, shape in published.shapes(config).items():
+        kind = tensor_class(name)
+        quant = recipe.quant(kind) if kind and len(shape) > 1 else None
+        bits += math.prod(shape) * (quant.bits + 32 / quant.group_size if quant else 16)
+    return math.ceil(bits / 8)
+
+
+def smaller_recipe(budget: Budget, limit: int) -> "tuple[Recipe, int] | None":
+    """The largest recipe on offer, and its bytes, that is smaller than the budget's weights and
+    with which the rest of the budget is within `limit` bytes."""
+    from .convert import recipe as recipes
+
+    room = min(limit - budget.kv - budget.working, budget.weights - 1)
+    sizes = [(recipe_bytes(budget.config, recipe), recipe) for recipe in recipes.OFFERED]
+    fitting = [(size, recipe) for size, recipe in sizes if size <= room]
+    if not fitting:
+        return None
+    size, recipe = max(fitting, key=lambda pair: pair[0])
+    return recipe, size
+
+
+def machine_limit() -> int:
+    """Bytes that a model may take on this machine.
+
+    On Metal what the GPU may keep resident, which `sudo sysctl iogpu.wired_limit_mb` raises
+    (MLX reads it once per process); elsewhere memory less a reserve for the system.
+    """
+    import mlx.core as mx
+
+    info = mx.device_info()  # the CPU backend has neither key
+    size = info.get("max_recommended_working_set_size")
+    if size:
+        return int(size)
+    return usable(int(info.get("total_memory") or pressure.read().total))
+
+
+def usable(total: int) -> int:
+    """What a machine with `total` bytes can give when its system is left enough."""
+    return total - min(SYSTEM_RESERVE, total // 8)
+
+
+def check(budget: Budget, limit: int, model_name: str, memory: int | None = None) -> None:
+    """Raises DoesNotFit, with numbers and advice, if `budget` is above `limit` bytes.
+
+    `memory` is that of a machine whose limit can be raised with sysctl; left out, it is asked
+    of macOS, and 0 on other systems.
+    """
+    if budget.total <= limit:
+        return
+    if memory is None:
+        memory = pressure.read().total if sys.platform == "darwin" else 0
+    raise DoesNotFit(
+        f"{model_name} needs {_gb(budget.total)} (weights {_gb(budget.weights)}, KV cache at "
+        f"{budget.context:,} tokens {_gb(budget.kv)}, working room {_gb(budget.working)}) and "
+        f"this machine gives {_gb(limit)}; {_advice(budget, limit, memory)}"
+    )
+
+
+def _advice(budget: Budget, limit: int, memory: int) -> str:
+    raisable = max(limit, usable(memory))
+    ways = []
+    context = longest_context(budget, limit)
+    if context >= MIN_CONTEXT:
+        ways.append(f"use --context {context}")
+    if budget.total <= raisable:
+        ways.append(_raise_limit(budget.total, raisable))
+    if ways:
+        return ", or ".join(ways)
+    for ceiling in dict.fromkeys((limit, raisable)):
+        if found := smaller_recipe(budget, ceiling):
+            recipe, size = found
+            advice = f"convert it with the smaller recipe {recipe.name} ({_gb(size)})"
+            if ceiling == limit:
+                return advice
+            return f"{advice} and {_raise_limit(size + budget.kv + budget.working, raisable)}"
+    return "no recipe on offer is small enough; use a machine with more memory"
+
+
+def _raise_limit(need: int, most: int) -> str:
+    mib = 2**20
+    # To a whole GiB above the need, so that a little longer context does not ask again.
+    limit = min(math.ceil(need / 2**30) * 1024, most // mib)
+    return (
+        f"raise the GPU's limit until the next restart with "
+        f"'sudo sysctl iogpu.wired_limit_mb={max(limit, math.ceil(need / mib))}'"
+    )
+
+
+def _gb(nbytes: int) -> str:
+    return f"{nbytes / 10**9:.1f} GB"
+
+
+_wired = False
+
+
+def set_limits(limit: int) -> None:
+    """Hold MLX to `limit` bytes, and on Metal keep that much wired; once per process.
+
+    Without wiring, a model close to the limit is paged out between tokens and runs 10 to 40
+    times slower. The wired limit is set once and stays: toggling it while another stream
+    computes is behind a kernel panic (https://github.com/ml-explore/mlx/issues/3186), and
+    above the recommended size it raises. Other limits follow a second call.
+    """
+    global _wired
+    import mlx.core as mx
+
+    mx.set_memory_limit(limit)
+    mx.set_cache_limit(min(CACHE_LIMIT, limit // 8))
+    if mx.metal.is_available() and not _wired:
+        recommended = mx.device_info().get("max_recommended_working_set_size")
+        mx.set_wired_limit(min(limit, int(recommended or limit)))
+        _wired = True
