@@ -38,7 +38,7 @@ class Ready:
 
 @dataclass(frozen=True)
 class Loading:
-    """Bytes in memory, and of weights; `total` is 0 while unknown."""
+    """Layers; `total` is 0 while unknown."""
 
     done: int
     total: int

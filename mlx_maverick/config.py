@@ -232,7 +232,9 @@ def _text(keys: _Keys) -> TextConfig:
     heads = keys.whole("num_attention_heads")
     hidden = keys.whole("hidden_size")
 
-    interval = keys.whole("no_rope_layer_interval", keys.whole("nope_layer_interval", NO_ROPE_INTERVAL))
+    interval = keys.whole(
+        "no_rope_layer_interval", keys.whole("nope_layer_interval", NO_ROPE_INTERVAL)
+    )
     flags = keys.per_layer("no_rope_layers", layers)  # 1 means: has rotary
     rope = [bool(f) for f in flags] if flags else [(i + 1) % interval != 0 for i in range(layers)]
     kinds = keys.per_layer("layer_types", layers)

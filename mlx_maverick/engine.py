@@ -73,14 +73,14 @@ def generate(
     started = perf_counter()
 
     yield Prefill(cached, total)
-    hidden = None
-    for hidden in _prefill(model, cache, ids, features, step):
+    hidden = mx.array([])
+    for computed in _prefill(model, cache, ids, features, step):
+        hidden = computed
         yield Prefill(cache.length, total)
         if should_stop():
             seconds = perf_counter() - started
             yield _finished(FinishReason.CANCELLED, total, cached, 0, seconds, 0.0)
             return
-    assert hidden is not None
     ahead: mx.array | None = _sampled(model, hidden, sample)
     prefill_seconds = perf_counter() - started
     mx.clear_cache()  # prefill's large buffers are of no use to decode

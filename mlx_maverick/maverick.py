@@ -61,8 +61,10 @@ def load(
         raise UsageError(f"context {context} is not between 2 and the model's {most} tokens")
     checkpoint = Checkpoint.open(folder)
     limit = memory.machine_limit()
-    weights = loaded_bytes(checkpoint, (dtype or default_dtype()).size)
-    memory.check(memory.Budget.of(config, weights, context), limit, str(model))
+    element = (dtype or default_dtype()).size
+    weights = loaded_bytes(checkpoint, element)
+    budget = memory.Budget.of(config, weights, context, element_bytes=element)
+    memory.check(budget, limit, str(model))
     prompt = Prompt.from_folder(folder)
     memory.set_limits(limit)
     return Maverick(load_model(folder, dtype, progress), prompt, Path(model).name, context)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # at run time inside functions: the converter's plan reads bu
     from .convert.recipe import Recipe
 
 __all__ = [
-    "KV_STEP", "PREFILL_STEP", "Budget", "Pressure", "Reading", "check", "kv_bytes",
+    "KV_STEP", "PREFILL_STEP", "Budget", "Pressure", "Reading", "advice", "check", "kv_bytes",
     "longest_context", "machine_limit", "read", "recipe_bytes", "set_limits", "smaller_recipe",
     "usable", "working_bytes",
 ]  # fmt: skip
@@ -27,8 +27,8 @@ __all__ = [
 KV_STEP = 256  # tokens; KV caches grow by this much
 PREFILL_STEP = 2048  # tokens of one prefill step, unless asked otherwise; as in mlx-lm
 
-# What is left to the system when the rest is ours: a judgement. macOS itself settles at 4 to
-# 6 GB wired and active, and a machine left with nothing stalls instead of failing.
+# What is left to the system when the rest is ours. A judgement: macOS with a few programs; a
+# machine left with nothing stalls instead of failing.
 SYSTEM_RESERVE = 8 * 2**30
 # Freed buffers that MLX keeps for reuse. Its own default is "all of memory", which after a
 # long prefill is memory that neither the system nor the KV cache can have.
@@ -94,6 +94,7 @@ class Budget:
     weights: int
     kv: int
     working: int
+    element_bytes: int = 2  # of a cached value: 2 for bf16
 
     @property
     def total(self) -> int:
@@ -101,21 +102,26 @@ class Budget:
 
     @staticmethod
     def of(
-        config: ModelConfig, weights: int, context: int, prefill_step: int = PREFILL_STEP
+        config: ModelConfig,
+        weights: int,
+        context: int,
+        prefill_step: int = PREFILL_STEP,
+        element_bytes: int = 2,
     ) -> "Budget":
         """The budget of `weights` bytes at `context` tokens."""
-        kv, working = kv_bytes(config.text, context), working_bytes(config, prefill_step)
-        return Budget(config, context, weights, kv, working)
+        kv = kv_bytes(config.text, context, element_bytes)
+        working = working_bytes(config, prefill_step)
+        return Budget(config, context, weights, kv, working, element_bytes)
 
 
 def longest_context(budget: Budget, limit: int) -> int:
     """The most tokens, up to the model's own maximum, with which `budget` is within `limit`
     bytes; 0 if there is no room for any."""
-    room = limit - budget.weights - budget.working
-    low, high = 0, budget.config.text.max_position_embeddings // KV_STEP
+    text, room = budget.config.text, limit - budget.weights - budget.working
+    low, high = 0, text.max_position_embeddings // KV_STEP
     while low < high:
         middle = (low + high + 1) // 2
-        if kv_bytes(budget.config.text, middle * KV_STEP) <= room:
+        if kv_bytes(text, middle * KV_STEP, budget.element_bytes) <= room:
             low = middle
         else:
             high = middle - 1
@@ -174,21 +180,25 @@ def usable(total: int) -> int:
 def check(budget: Budget, limit: int, model_name: str, memory: int | None = None) -> None:
     """Raises DoesNotFit, with numbers and advice, if `budget` is above `limit` bytes.
 
+    `memory` as for `advice`.
+    """
+    if budget.total > limit:
+        raise DoesNotFit(
+            f"{model_name} needs {_gb(budget.total)} (weights {_gb(budget.weights)}, KV cache at "
+            f"{budget.context:,} tokens {_gb(budget.kv)}, working room {_gb(budget.working)}) and "
+            f"this machine gives {_gb(limit)}; {advice(budget, limit, memory)}"
+        )
+
+
+def advice(budget: Budget, limit: int, memory: int | None = None) -> str:
+    """What to do about a budget above `limit` bytes: a shorter context, a raised limit, or the
+    recipe that would fit.
+
     `memory` is that of a machine whose limit can be raised with sysctl; left out, it is asked
     of macOS, and 0 on other systems.
     """
-    if budget.total <= limit:
-        return
     if memory is None:
         memory = pressure.read().total if sys.platform == "darwin" else 0
-    raise DoesNotFit(
-        f"{model_name} needs {_gb(budget.total)} (weights {_gb(budget.weights)}, KV cache at "
-        f"{budget.context:,} tokens {_gb(budget.kv)}, working room {_gb(budget.working)}) and "
-        f"this machine gives {_gb(limit)}; {_advice(budget, limit, memory)}"
-    )
-
-
-def _advice(budget: Budget, limit: int, memory: int) -> str:
     raisable = max(limit, usable(memory))
     ways = []
     context = longest_context(budget, limit)
@@ -201,10 +211,10 @@ def _advice(budget: Budget, limit: int, memory: int) -> str:
     for ceiling in dict.fromkeys((limit, raisable)):
         if found := smaller_recipe(budget, ceiling):
             recipe, size = found
-            advice = f"convert it with the smaller recipe {recipe.name} ({_gb(size)})"
+            convert = f"convert it with the smaller recipe {recipe.name} ({_gb(size)})"
             if ceiling == limit:
-                return advice
-            return f"{advice} and {_raise_limit(size + budget.kv + budget.working, raisable)}"
+                return convert
+            return f"{convert} and {_raise_limit(size + budget.kv + budget.working, raisable)}"
     return "no recipe on offer is small enough; use a machine with more memory"
 
 
@@ -238,7 +248,7 @@ def set_limits(limit: int) -> None:
 
     mx.set_memory_limit(limit)
     mx.set_cache_limit(min(CACHE_LIMIT, limit // 8))
-    if mx.metal.is_available() and not _wired:
-        recommended = mx.device_info().get("max_recommended_working_set_size")
-        mx.set_wired_limit(min(limit, int(recommended or limit)))
+    recommended = mx.device_info().get("max_recommended_working_set_size")  # Metal only
+    if recommended and not _wired:
+        mx.set_wired_limit(min(limit, int(recommended)))
         _wired = True

@@ -61,9 +61,10 @@ def read() -> Reading:
     """The machine's memory now. Raises MaverickError where the system does not tell."""
     if sys.platform == "darwin":
         return parse_mac(_mac_raw(_libsystem()))
-    if sys.platform.startswith("linux"):
+    elif sys.platform == "linux":
         return parse_linux(*_linux_raw())
-    raise MaverickError(f"memory cannot be read on {sys.platform}; use macOS or Linux")
+    else:
+        raise MaverickError(f"memory cannot be read on {sys.platform}; use macOS or Linux")
 
 
 # --- macOS ---------------------------------------------------------------------------------

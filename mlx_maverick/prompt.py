@@ -78,8 +78,14 @@ class Prompt:
 
     def detokenizer(self) -> Any:
         """A fresh streaming detokenizer (mlx-lm's); the token table is shared, not rebuilt."""
+        from mlx_lm.tokenizer_utils import BPEStreamingDetokenizer
+
         fresh = copy.copy(self._detokenizer)
         fresh.reset()
+        if isinstance(fresh, BPEStreamingDetokenizer):
+            # It drops a space at the very beginning, which is part of a raw continuation;
+            # so this is not the very beginning.
+            fresh.text, fresh.offset = " ", 1
         return fresh
 
     def count_tokens(self, text: str) -> int:
@@ -179,6 +185,8 @@ class Prompt:
     def _plain(self, text: str) -> list[int]:
         if not text:
             return []
+        if not _is_unicode(text):
+            raise UsageError("the text holds half a character (a lone surrogate); is it UTF-8?")
         encoded: list[int] = self.tokenizer.encode(
             text, add_special_tokens=False, split_special_tokens=True
         )
@@ -260,6 +268,11 @@ def _says_something(content: Any) -> bool:
     if isinstance(content, str):
         return bool(content.strip())
     return any(p["type"] == "image" or p["text"].strip() for p in content)
+
+
+def _is_unicode(text: str) -> bool:
+    """Python lets strings hold what no encoding can, for instance from broken arguments."""
+    return not any("\ud800" <= c <= "\udfff" for c in text)
 
 
 def _map_text(content: Any, change: Any) -> Any:

@@ -12,7 +12,7 @@ Requests, told apart by `op`:
     quit      as the end of stdin: stops what is going on and exits
 Events, told apart by `event`:
     ready     version
-    loading   done, total (bytes in memory and of weights; total 0 while unknown)
+    loading   done, total (layers; total 0 while unknown)
     loaded    name, parameters, nbytes, context, vision
     prefill   id, done, total
     token     id, text, count (more than one token when the reader was slow)
@@ -21,7 +21,6 @@ Events, told apart by `event`:
     error     op, id (null where there is none), kind, message, exit_code
 """
 
-import _thread
 import json
 import logging
 import os
@@ -32,7 +31,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 from queue import SimpleQueue
 from types import FrameType
 from typing import Any, Protocol
@@ -45,7 +43,6 @@ from .sampling import Sampling
 log = logging.getLogger(__name__)
 
 MEMORY_SECONDS = 0.5  # between two memory events while generating
-LOADING_SECONDS = 0.25
 READ_SIZE = 1 << 16
 FLUSH_SECONDS = 2.0  # at exit, for a parent that no longer reads
 
@@ -53,11 +50,16 @@ FLUSH_SECONDS = 2.0  # at exit, for a parent that no longer reads
 class Model(Protocol):
     """What the worker uses of `Maverick`; tests bring their own."""
 
-    name: str
-    context: int
-    nbytes: int
-    parameters: int
-    config: Any
+    @property
+    def name(self) -> str: ...
+    @property
+    def context(self) -> int: ...
+    @property
+    def nbytes(self) -> int: ...
+    @property
+    def parameters(self) -> int: ...
+    @property
+    def config(self) -> Any: ...
 
     def session(self) -> Any: ...
 
@@ -71,7 +73,8 @@ class Model(Protocol):
     ) -> Iterable[Event]: ...
 
 
-Loader = Callable[[str, int | None], Model]
+Progress = Callable[[int, int], None]  # layers done, of how many
+Loader = Callable[[str, int | None, Progress], Model]
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,7 @@ Request = Load | Generate | Cancel | Quit
 
 
 class _Stop(BaseException):
-    """Raised in the main thread by a signal, to leave a load that nothing else can stop."""
+    """Leaves a load, out of its progress callback."""
 
 
 def parse(raw: Any) -> Request:
@@ -211,8 +214,7 @@ class Outbox:
 class Worker:
     """The main loop: one request after the other, on the thread that calls `run`.
 
-    `requests` and `events` are file descriptors. `interrupt` makes the main thread leave a
-    load: it must lead to a call of `terminate` there, as a signal does.
+    `requests` and `events` are file descriptors.
     """
 
     def __init__(
@@ -221,18 +223,15 @@ class Worker:
         events: int,
         load: Loader,
         memory: Callable[[], Memory],
-        interrupt: Callable[[], None],
     ):
         self._requests = requests
         self._load_model = load
         self._memory = memory
-        self._interrupt = interrupt
         self._out = Outbox(events)
-        # SimpleQueue: `put` is reentrant, so a signal handler may call it.
+        # SimpleQueue: `put` is reentrant, so a signal handler may use it.
         self._queue: SimpleQueue[Request] = SimpleQueue()
         self._cancelled: set[int] = set()
         self._stopping = False
-        self._loading = False
         self._model: Model | None = None
         self._session: Any = None
         self._memory_due = 0.0
@@ -254,11 +253,9 @@ class Worker:
         return 0
 
     def terminate(self) -> None:
-        """Stop soon. For signal handlers: call it on the main thread."""
+        """Stop at the next token, prefill step or layer. From any thread or signal handler."""
         self._stopping = True
         self._queue.put(Quit())
-        if self._loading:
-            raise _Stop
 
     # The reading thread.
 
@@ -281,40 +278,22 @@ class Worker:
                 break
             else:
                 self._queue.put(request)
-        self._stopping = True
-        self._queue.put(Quit())
-        if self._loading:
-            self._interrupt()
+        self.terminate()
 
     # The main thread.
 
     def _load(self, request: Load) -> None:
         self._model = self._session = None  # before the new one needs the room
-        self._out.put("loading", done=0, total=0)
-        ended = threading.Event()
-        watcher = threading.Thread(
-            target=self._watch, args=(request.model, ended), name="loading", daemon=True
-        )
+        self._progress(0, 0)
         try:
-            self._loading = True
-            if self._stopping:
-                return
-            watcher.start()
-            try:
-                model = self._load_model(request.model, request.context)
-            finally:
-                self._loading = False
-                ended.set()
+            model = self._load_model(request.model, request.context, self._progress)
         except MaverickError as e:
             self._error(e, op="load")
             return
-        except Exception as e:  # noqa: BLE001 - the boundary: whatever it is, the parent shows it
+        except Exception as e:  # whatever it is, the parent shows it
             log.exception("load failed")
             self._error(_unexpected(e), op="load")
             return
-        finally:
-            self._loading = False
-        watcher.join()
         self._model = model
         self._out.put(
             "loaded",
@@ -326,21 +305,21 @@ class Worker:
         )
         self._report_memory()
 
-    def _watch(self, model: str, ended: threading.Event) -> None:
-        """Report the bytes in memory against the bytes of the weights, while loading."""
-        total = _weight_bytes(model)
-        while not ended.wait(LOADING_SECONDS):
-            self._out.put("loading", done=self._memory().active, total=total)
+    def _progress(self, done: int, total: int) -> None:
+        if self._stopping:
+            raise _Stop
+        self._out.put("loading", done=done, total=total)
+        self._report_memory_if_due()
 
     def _generate(self, request: Generate) -> None:
         if self._model is None:
             self._error(UsageError("no model is loaded"), op="generate", id=request.id)
             return
-        if self._should_stop(request.id):
-            nothing = Stats(0, 0, 0, 0.0, 0.0, 0)
-            self._report(request.id, Finished(FinishReason.CANCELLED, nothing))
-            return
         try:
+            if self._should_stop(request.id):
+                nothing = Stats(0, 0, 0, 0.0, 0.0, 0)
+                self._report(request.id, Finished(FinishReason.CANCELLED, nothing))
+                return
             if self._session is None:
                 self._session = self._model.session()
             for event in self._model.stream(
@@ -349,12 +328,13 @@ class Worker:
                 sampling=request.sampling,
                 should_stop=lambda: self._should_stop(request.id),
             ):
-                if isinstance(event, Finished) or time.monotonic() >= self._memory_due:
+                if isinstance(event, Finished):
                     self._report_memory()
+                self._report_memory_if_due()
                 self._report(request.id, event)
         except MaverickError as e:
             self._error(e, op="generate", id=request.id)
-        except Exception as e:  # noqa: BLE001 - the boundary: one failed reply must not end the chat
+        except Exception as e:  # one failed reply must not end the chat
             log.exception("generate failed")
             self._session = None  # nobody knows what it holds
             self._error(_unexpected(e), op="generate", id=request.id)
@@ -372,6 +352,10 @@ class Worker:
                 self._out.put("token", id=id, text=text, count=1)
             case Finished(reason, stats):
                 self._out.put("finished", id=id, reason=str(reason), stats=asdict(stats))
+
+    def _report_memory_if_due(self) -> None:
+        if time.monotonic() >= self._memory_due:
+            self._report_memory()
 
     def _report_memory(self) -> None:
         self._memory_due = time.monotonic() + MEMORY_SECONDS
@@ -404,30 +388,20 @@ def _lines(fd: int) -> Iterator[bytes]:
         yield rest
 
 
-def _weight_bytes(model: str) -> int:
-    """Bytes of a local folder's weights; 0 for anything else."""
-    try:
-        return sum(p.stat().st_size for p in Path(model).expanduser().glob("*.safetensors"))
-    except OSError:
-        return 0  # the load itself says what is wrong with the folder
-
-
-def _load(model: str, context: int | None) -> Model:
+def _load(model: str, context: int | None, progress: Progress) -> Model:
     from . import maverick  # not before it is needed: this imports MLX
 
-    loaded: Model = maverick.load(model, context=context)
-    return loaded
+    return maverick.load(model, context=context, progress=progress)
 
 
 def _mlx_memory() -> Memory:
-    """From any thread, also before and while MLX is being imported."""
     mx = sys.modules.get("mlx.core")
-    if mx is None or not hasattr(mx, "get_peak_memory"):
+    if mx is None:  # nothing is loaded yet, and this is no reason to
         return Memory()
     return Memory(mx.get_active_memory(), mx.get_cache_memory(), mx.get_peak_memory())
 
 
-def main() -> int:
+def main(load: Loader = _load) -> int:
     """Take stdin and stdout for the protocol, and leave nothing else a way to touch them."""
     requests, events = os.dup(0), os.dup(1)
     null = os.open(os.devnull, os.O_RDONLY)
@@ -435,13 +409,7 @@ def main() -> int:
     os.close(null)
     os.dup2(2, 1)  # what native code prints lands in the log
     logging.basicConfig(level=logging.INFO, stream=sys.stderr)
-    worker = Worker(
-        requests,
-        events,
-        load=_load,
-        memory=_mlx_memory,
-        interrupt=lambda: _thread.interrupt_main(signal.SIGTERM),
-    )
+    worker = Worker(requests, events, load, _mlx_memory)
 
     def terminate(signum: int, frame: FrameType | None) -> None:
         worker.terminate()

@@ -1,31 +1,14 @@
-"""Fixtures every test may use: the reference checkpoints and their golden outputs."""
+"""Fixtures every test may use: the reference checkpoints, loaded once, and golden outputs."""
 
-import json
+import shutil
 from pathlib import Path
-from typing import Any
 
-import mlx.core as mx
 import pytest
 
-REFERENCE = Path(__file__).parent / "reference"
+from mlx_maverick.maverick import Maverick, load
+from mlx_maverick.model import Llama4, load_model
 
-
-class Golden:
-    """One checkpoint's golden outputs: `g["text_5.logits"]`, `g.cases("text")`."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.arrays: dict[str, mx.array] = mx.load(str(folder / "golden/golden.safetensors"))
-        self.notes: dict[str, Any] = json.loads((folder / "golden/golden.json").read_text())
-
-    def __getitem__(self, name: str) -> mx.array:
-        return self.arrays[name]
-
-    def cases(self, kind: str) -> list[dict[str, Any]]:
-        return [case for case in self.notes["cases"] if case["kind"] == kind]
-
-    def image(self, case: dict[str, Any]) -> Path:
-        return self.folder / "golden" / case["file"]
+from .golden import REFERENCE, Golden
 
 
 @pytest.fixture(scope="session")
@@ -47,3 +30,23 @@ def mini(request: pytest.FixtureRequest) -> Path:
 @pytest.fixture(scope="session")
 def golden(mini: Path) -> Golden:
     return Golden(mini)
+
+
+@pytest.fixture(scope="session")
+def model(mini: Path) -> Llama4:
+    """The network of `mini`, in float32."""
+    return load_model(mini)
+
+
+@pytest.fixture(scope="session")
+def maverick(maverick_mini: Path) -> Maverick:
+    """Maverick-mini behind the Python API."""
+    return load(maverick_mini, context=4096)
+
+
+@pytest.fixture
+def copy(maverick_mini: Path, tmp_path: Path) -> Path:
+    """A copy of maverick-mini to be damaged."""
+    folder = tmp_path / "copy"
+    shutil.copytree(maverick_mini, folder, ignore=shutil.ignore_patterns("golden"))
+    return folder

@@ -6,6 +6,7 @@ Imports neither mlx nor textual: a verb's module is imported when it is chosen. 
 
 import argparse
 import importlib
+import io
 import os
 import signal
 import sys
@@ -37,6 +38,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         _parser(None).print_help(sys.stderr)
         return 2
     signal.signal(signal.SIGTERM, _terminate)
+    # Its warnings about checkpoints it did not write are no use to our users.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a character shows "?"
+            stream.reconfigure(errors="replace")
     try:
         return int(importlib.import_module(f".{args.verb}", __package__).run(args))
     except BrokenPipeError:

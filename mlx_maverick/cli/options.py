@@ -1,0 +1,83 @@
+"""Options that several verbs share, spelled as in mlx-lm.
+
+Knows nothing of what the verbs do with them.
+"""
+
+import argparse
+from collections.abc import Callable
+
+from ..errors import UsageError
+from ..sampling import Sampling
+
+
+def whole(least: int) -> Callable[[str], int]:
+    """An argparse type: a whole number of at least `least`."""
+
+    def parse(text: str) -> int:
+        value = int(text)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{value} is not at least {least}")
+        return value
+
+    parse.__name__ = "whole number"  # how argparse names it in an error
+    return parse
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model", metavar="DIR", help="a model folder, or a repository in the Hub's cache"
+    )
+    parser.add_argument(
+        "--context",
+        type=whole(2),
+        metavar="N",
+        help="tokens that prompt and answer may have together (default: 32768)",
+    )
+
+
+def required_model(args: argparse.Namespace) -> str:
+    """Raises UsageError without one."""
+    if not args.model:
+        raise UsageError("no model; give --model DIR (make one with 'mlx-maverick convert')")
+    return str(args.model)
+
+
+def add_sampling(parser: argparse.ArgumentParser) -> None:
+    default = Sampling()
+    group = parser.add_argument_group("sampling")
+    group.add_argument(
+        "--max-tokens", "-m", type=whole(1), metavar="N", help="longest answer (default: no limit)"
+    )
+    group.add_argument(
+        "--temp",
+        type=float,
+        default=default.temperature,
+        metavar="T",
+        help="temperature; 0 always takes the likeliest token (default: %(default)s)",
+    )
+    group.add_argument(
+        "--top-p", type=float, default=default.top_p, metavar="P", help="default: %(default)s"
+    )
+    group.add_argument(
+        "--min-p", type=float, default=default.min_p, metavar="P", help="default: %(default)s"
+    )
+    group.add_argument("--seed", type=int, metavar="N", help="equal seeds give equal answers")
+    group.add_argument(
+        "--stop",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="end the answer before TEXT; may be repeated",
+    )
+
+
+def sampling(args: argparse.Namespace) -> Sampling:
+    """Raises UsageError for a value out of range."""
+    return Sampling(
+        temperature=args.temp,
+        top_p=args.top_p,
+        min_p=args.min_p,
+        seed=args.seed,
+        max_tokens=args.max_tokens,
+        stop=tuple(args.stop),
+    )

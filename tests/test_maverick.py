@@ -1,0 +1,183 @@
+"""The Python API: replies, events, prefixes, pictures, refusals."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from mlx_maverick import memory
+from mlx_maverick.errors import BadImage, DoesNotFit, NotFound, UsageError
+from mlx_maverick.events import Event, Finished, FinishReason, Prefill, Token, collect
+from mlx_maverick.maverick import KEPT_PICTURES, Maverick, load
+from mlx_maverick.sampling import Sampling
+
+from .golden import REFERENCE
+
+PICTURE = REFERENCE / "maverick-mini/golden/images/05_640x480_RGB.png"
+OTHER = REFERENCE / "maverick-mini/golden/images/03_200x130_RGB.png"
+
+
+def see(picture: Any, text: str = "What is this?") -> list[dict[str, Any]]:
+    parts = [{"type": "image", "image": picture}, {"type": "text", "text": text}]
+    return [{"role": "user", "content": parts}]
+
+
+def text_of(events: list[Event]) -> str:
+    return "".join(e.text for e in events if isinstance(e, Token))
+
+
+def test_generate_is_stream_collected(maverick: Maverick) -> None:
+    reply = maverick.generate("Why is the sky blue?", max_tokens=12, temperature=0)
+    events = list(maverick.stream("Why is the sky blue?", max_tokens=12, temperature=0))
+    assert reply.text == text_of(events)
+    assert reply.finish_reason in (FinishReason.LENGTH, FinishReason.STOP)
+    assert isinstance(events[0], Prefill)
+    assert isinstance(events[-1], Finished)
+    assert events[-1].stats.prompt_tokens == reply.stats.prompt_tokens > 0
+    assert reply.stats.peak_memory > maverick.nbytes
+
+
+def test_text_is_that_of_the_tokens(maverick: Maverick) -> None:
+    events = list(maverick.stream("Tell me more", max_tokens=40, temperature=0))
+    ids = [e.id for e in events if isinstance(e, Token)]
+    if len(ids) > 1 and ids[-1] == ids[-2]:  # the rest that was held back
+        ids.pop()
+    decoded = maverick.prompt.tokenizer.decode(ids)
+    assert text_of(events).strip() == decoded.strip()
+
+
+def test_the_answer_depends_on_the_picture(maverick: Maverick) -> None:
+    def answer(picture: Any) -> str:
+        return maverick.generate(see(picture), max_tokens=12, temperature=0).text
+
+    assert answer(PICTURE) == answer(PICTURE)
+    assert len({answer(PICTURE), answer(OTHER), answer(Image.new("RGB", (640, 480)))}) == 3
+
+
+def test_images_of_a_string_prompt(maverick: Maverick) -> None:
+    short = maverick.generate("What is this?", images=[PICTURE], max_tokens=8, temperature=0)
+    long = maverick.generate(see(PICTURE), max_tokens=8, temperature=0)
+    assert short.text == long.text
+    with pytest.raises(UsageError, match="content"):
+        maverick.generate(see(PICTURE), images=[OTHER])
+
+
+def test_a_session_computes_only_what_is_new(maverick: Maverick) -> None:
+    session = maverick.session()
+    options: dict[str, Any] = {"max_tokens": 10, "temperature": 0}
+    first = collect(maverick.stream(see(PICTURE), session=session, **options))
+    messages = [
+        *see(PICTURE),
+        {"role": "assistant", "content": first.text},
+        {"role": "user", "content": "And now?"},
+    ]
+    again = collect(maverick.stream(messages, session=session, **options))
+    # Random weights write broken characters, which do not encode to the tokens they came
+    # from; so at worst the chunk in which the answer began is computed again.
+    assert again.stats.cached_tokens >= first.stats.prompt_tokens // 32 * 32
+    assert again.text == maverick.generate(messages, **options).text
+
+
+def test_a_changed_picture_is_a_changed_prefix(maverick: Maverick) -> None:
+    session = maverick.session()
+    options: dict[str, Any] = {"max_tokens": 6, "temperature": 0}
+    a, b = Image.new("RGB", (56, 56), "red"), Image.new("RGB", (56, 56), "blue")
+    collect(maverick.stream(see(a), session=session, **options))
+    other = collect(maverick.stream(see(b), session=session, **options))
+    assert other.stats.cached_tokens < other.stats.prompt_tokens - 4
+    assert other.text == maverick.generate(see(b), **options).text
+
+
+def test_regenerating_rewinds_exactly(maverick: Maverick) -> None:
+    session = maverick.session()
+    prompt = "Say something about the weather in the mountains, please, and take your time."
+    options: dict[str, Any] = {"max_tokens": 70, "temperature": 0}
+    first = collect(maverick.stream(prompt, session=session, **options))
+    second = collect(maverick.stream(prompt, session=session, **options))
+    assert second.text == first.text
+    assert 0 < second.stats.cached_tokens < second.stats.prompt_tokens
+
+
+def test_stop_strings_end_the_answer(maverick: Maverick) -> None:
+    whole = maverick.generate("Count", max_tokens=40, temperature=0).text
+    stop = whole[8:11]
+    cut = maverick.generate("Count", max_tokens=40, temperature=0, stop=(stop,))
+    assert cut.text == whole[: whole.index(stop)]
+    assert cut.finish_reason is FinishReason.STOP
+    assert cut.stats.new_tokens < 40
+
+
+def test_cancelling(maverick: Maverick) -> None:
+    seen: list[Event] = []
+    for event in maverick.stream("Go on", should_stop=lambda: len(seen) > 4, temperature=0):
+        seen.append(event)
+    assert isinstance(seen[-1], Finished)
+    assert seen[-1].reason is FinishReason.CANCELLED
+
+
+def test_encoded_pictures_are_kept_but_not_without_end(maverick: Maverick) -> None:
+    for i in range(KEPT_PICTURES + 3):
+        maverick.generate(see(Image.new("RGB", (56, 56), (i, 0, 0))), max_tokens=1)
+    assert len(maverick._pictures) == KEPT_PICTURES
+
+
+@pytest.mark.parametrize("text", ["Once upon a time", "<|begin_of_text|>Once upon a time"])
+def test_raw_text_is_continued(maverick: Maverick, text: str) -> None:
+    reply = collect(maverick.stream_text(text, max_tokens=5, temperature=0))
+    assert reply.stats.prompt_tokens == 1 + maverick.count_tokens("Once upon a time")
+
+
+def test_messages_are_refused_before_the_first_event(maverick: Maverick) -> None:
+    with pytest.raises(UsageError, match="empty"):
+        maverick.stream("")
+    with pytest.raises(NotFound):
+        maverick.stream(see("no-such-file.png"))
+    with pytest.raises(BadImage):
+        maverick.stream(see(b"no picture"))
+    with pytest.raises(UsageError, match="temperature"):
+        maverick.stream("x", temperature=-1)
+    with pytest.raises(UsageError, match="either"):
+        maverick.stream("x", sampling=Sampling(), temperature=0)
+
+
+def test_a_prompt_longer_than_the_context(maverick_mini: Path) -> None:
+    small = load(maverick_mini, context=64)
+    with pytest.raises(UsageError, match="context of 64"):
+        small.generate("word " * 100)
+    assert small.generate("Hi", max_tokens=2).stats.new_tokens <= 2
+
+
+def test_load_checks_the_context(maverick_mini: Path) -> None:
+    with pytest.raises(UsageError, match="1048576"):
+        load(maverick_mini, context=2_000_000)
+    with pytest.raises(UsageError, match="context 1 "):
+        load(maverick_mini, context=1)
+
+
+def test_load_refuses_before_anything_big_is_read(
+    maverick_mini: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "machine_limit", lambda: 10_000_000)
+    monkeypatch.setattr("mlx_maverick.maverick.load_model", lambda *a: pytest.fail("was read"))
+    with pytest.raises(DoesNotFit, match="weights"):
+        load(maverick_mini)
+
+
+def test_load_by_name(maverick: Maverick) -> None:
+    assert maverick.name == "maverick-mini"
+    assert maverick.context == 4096
+    assert maverick.parameters == 4_655_808
+
+
+def test_two_streams_may_take_turns(maverick: Maverick) -> None:
+    """On one thread, each with its own cache and detokenizer."""
+    a = maverick.stream("One", max_tokens=6, temperature=0)
+    b = maverick.stream("Two", max_tokens=6, temperature=0)
+    mixed: tuple[list[Event], list[Event]] = ([], [])
+    for pair in zip(a, b, strict=False):
+        for events, event in zip(mixed, pair, strict=True):
+            events.append(event)
+    shortest = min(len(m) for m in mixed)
+    alone = list(maverick.stream("One", max_tokens=6, temperature=0))
+    assert text_of(mixed[0]) == text_of(alone[:shortest])

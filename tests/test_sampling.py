@@ -1,0 +1,44 @@
+"""Options of a reply: Llama 4's recommended defaults, and ranges."""
+
+from typing import Any
+
+import mlx.core as mx
+import pytest
+
+from mlx_maverick.errors import UsageError
+from mlx_maverick.sampling import Sampling
+
+
+def test_defaults_are_those_recommended() -> None:
+    default = Sampling()
+    assert (default.temperature, default.top_p, default.min_p) == (0.6, 0.9, 0.01)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"temperature": -0.1},
+        {"temperature": float("nan")},
+        {"top_p": 1.1},
+        {"min_p": -1},
+        {"max_tokens": 0},
+        {"seed": -1},
+        {"stop": "END"},
+        {"stop": ("",)},
+    ],
+)
+def test_out_of_range_options_are_named(options: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=next(iter(options))):
+        Sampling(**options)
+
+
+def test_temperature_zero_is_greedy() -> None:
+    logits = mx.array([[0.1, 3.0, 2.9]])
+    assert Sampling(temperature=0).sampler()(logits).tolist() == [1]
+
+
+def test_top_p_leaves_the_unlikely_out() -> None:
+    logprobs = mx.log(mx.array([[0.5, 0.3, 0.15, 0.05]]))
+    sample = Sampling(temperature=1, top_p=0.7, min_p=0).sampler()
+    mx.random.seed(0)
+    assert {sample(logprobs).item() for _ in range(60)} == {0, 1}

@@ -1,0 +1,509 @@
+"""The chat as a person uses it."""
+
+import asyncio
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from textual import events
+from textual.widgets import Markdown
+
+from mlx_maverick.errors import DoesNotFit
+from mlx_maverick.events import FinishReason
+from mlx_maverick.tui import app as app_module
+from mlx_maverick.tui.message import Bubble, Reply
+from mlx_maverick.tui.pictures import look
+from mlx_maverick.tui.transcript import WINDOW, More
+from mlx_maverick.tui.tray import Chip
+
+from .conftest import Chat, Open
+
+
+async def test_a_reply_streams(open_chat: Open) -> None:
+    async with open_chat() as chat:
+        await chat.ready()
+        await chat.ask("Why?")
+        assert chat.engine.asked[-1][0] == [{"role": "user", "content": "Why?"}]
+        assert chat.composer.text == ""
+        chat.engine.prefill(4, 10)
+        await chat.until(lambda: "prompt 4/10" in chat.status)
+        chat.engine.prefill(10, 10)
+        chat.engine.say("Because **of")
+        await chat.until(lambda: "Because **of" in chat.seen())
+        chat.engine.say(" this**.\n\n- one\n- two\n")
+        await chat.until(lambda: "• two" in chat.seen())
+        assert "Because of this." in chat.seen()
+        chat.engine.finish(prompt=10, new=11)
+        await chat.until(lambda: not chat.screen.draining)
+        assert "20.0 tok/s" in chat.status
+        assert "context 21/1,000" in chat.status
+        assert "model 21.0 MB" in chat.status
+        assert "normal" in chat.status
+        assert [type(b.entry).__name__ for b in chat.bubbles] == ["Notice", "Said", "Reply"]
+
+
+async def test_the_whole_is_shown_as_if_never_streamed(open_chat: Open) -> None:
+    text = (
+        "See [the *page*][p].\n\n- a\n\n- b\n\n```py\nx = 1\n```\n\n| a | b |\n|---|---|\n| 1 | 2 |"
+    )
+    text += "\n\n[p]: https://example.org\n"
+    async with open_chat() as chat:
+        await chat.ready()
+        await chat.ask("x")
+        for at in range(0, len(text), 3):
+            chat.engine.say(text[at : at + 3])
+            await asyncio.sleep(0)
+        chat.engine.finish()
+        await chat.until(lambda: not chat.screen.draining)
+        reply = chat.transcript.query(Markdown).last()
+        assert reply.source == text
+        streamed = chat.seen()
+        await reply.update(text)
+        await chat.pilot.pause()
+        assert chat.seen() == streamed
+        assert "the page" in streamed
+
+
+async def test_escape_stops_and_keeps_what_there_is(open_chat: Open) -> None:
+    async with open_chat() as chat:
+        await chat.ready()
+        await chat.pilot.press("escape")
+        assert chat.engine.cancelled == []
+        await chat.ask("Why?")
+        chat.engine.say("Because ")
+        await chat.until(lambda: "Because" in chat.seen())
+        await chat.pilot.press("escape")
+        assert chat.engine.cancelled == [1]
+        chat.engine.say("of")  # was on its way
+        chat.engine.finish(FinishReason.CANCELLED)
+        await chat.until(lambda: "stopped" in chat.seen())
+        assert "Because of" in chat.seen()
+        await chat.ask("Go on")
+        assert [m["content"] for m in chat.engine.asked[-1][0]] == ["Why?", "Because of", "Go on"]
+
+
+async def test_escape_before_the_first_word_gives_the_message_back(open_chat: Open) -> None:
+    async with open_chat() as chat:
+        await chat.ready()
+        await chat.ask("Why?")
+        chat.composer.text = "next"
+        await chat.pilot.press("escape")
+        chat.engine.finish(FinishReason.CANCELLED, new=0)
+        await chat.until(lambda: chat.composer.text == "Why?\nnext")
+        assert [type(b.entry).__name__ for b in chat.bubbles] == ["Notice"]
+
+
+async def test_a_refused_message_comes_back_whole(open_chat: Open, picture: Path) -> None:
+    async with open_chat(pictures=(look(picture),)) as chat:
+        await chat.ready()
+        await chat.ask("What is [this]?")
+        assert chat.tray.pictures == ()
+        chat.engine.refuse("the picture is damaged", "BadImage", 1)
+        await chat.until(lambda: "Not sent: the picture is damaged" in chat.seen())
+        assert chat.composer.text == "What is [this]?"
+        assert chat.tray.pictures == (look(picture),)
+        assert not [b for b in chat.bubbles if isinstance(b.entry, Reply)]
+        await chat.pilot.press("enter")
+        await chat.until(lambda: chat.engine.id == 2)
+        assert len(chat.engine.asked[-1][0]) == 1
+
+
+async def test_nothing_is_lost_while_it_cannot_be_sent(open_chat: Open) -> None:
+    async with open_chat() as chat:
+        chat.composer.text = "early"
+        await chat.pilot.press("enter")
+        assert chat.hint == "the model is still loading"
+        assert chat.composer.text == "early"
+        await chat.ready()
+        assert chat.hint == ""
+        await chat.pilot.press("enter")
+        await chat.until(lambda: chat.engine.id == 1)
+        chat.composer.text = "more"
+        await chat.pilot.press("enter")
+        assert "esc stops" in chat.hint
+        assert chat.composer.text == "more"
+        await chat.pilot.press("!")
+        assert chat.hint == ""
+
+
+async def test_nothing_is_not_sent(open_chat: Open) -> None:
+    async with open_chat() as chat:
+        await chat.ready()
+        chat.composer.text = " \n "
+        await chat.pilot.press("enter")
+        await chat.pilot.pause()
+        assert chat.engine.id == 0
+
+
+@pytest.mark.parametrize("key", ["shift+enter", "ctrl+j"])
+async def test_new_lines(open_chat: Open, key: str) -> None:
+    async with open_chat() as chat:
+        await chat.ready()
+        height = chat.composer.size.height
+        await chat.pilot.press("a", key, "b", key, "c", key, "d")
+        assert chat.composer.text == "a\nb\nc\nd"
+        await chat.until(lambda: chat.composer.size.height > height)
+        await chat.pilot.press("enter")
+        await chat.until(lambda: chat.engine.id == 1)
+        assert chat.engine.asked[-1][0][-1]["content"] == "a\nb\nc\nd"
+
+
+async def test_text_is_never_markup_and_never_raw(open_chat: Open) -> None:
+    nasty = "[bold]x[/bold] [@click=app.quit]y[/] \x1b[31mz\x07\u202eq"
+    async with open_chat(size=(100, 30)) as chat:
+        await chat.ready()
+        chat.screen.post_message(events.Paste(nasty))
+        await chat.until(lambda: chat.composer.text)
+        assert chat.composer.text == "[bold]x[/bold] [@click=app.quit]y[/] [31mzq"
+        await chat.pilot.press("enter")
+        await chat.until(lambda: chat.engine.id == 1)
+        await chat.reply(nasty)
+        await chat.ask("again")
+        chat.engine.refuse(nasty)
+        await chat.until(lambda: "Not sent" in chat.seen())
+        seen = chat.seen()
+        assert seen.count("[bold]x[/bold] [@click=app.quit]y[/] [31mzq") == 3
+        assert not set("\x1b\x07\u202e") & set(seen)
+
+
+async def test_a_paste_has_the_editors_line_ends(open_chat: Open) -> None:
+    async with open_chat() as chat:
+        chat.composer.post_message(events.Paste("a\rb\r\nc\nd"))
+        await chat.until(lambda: chat.composer.text == "a\nb\nc\nd")
+
+
+async def test_death(open_chat: Open) -> None:
+    async with open_chat() as chat:
+        await chat.ready()
+        await chat.ask("Why?")
+        chat.engine.die()
+        await chat.until(lambda: "killed by SIGABRT" in chat.seen())
+        assert "out of memory" in chat.seen()
+        assert chat.composer.text == "Why?"
+        await chat.pilot.press("enter")
+        assert "ctrl+r" in chat.hint
+        assert chat.composer.text == "Why?"
+        await chat.pilot.press("ctrl+r")
+        assert len(chat.engines) == 2
+        chat.engine.loaded()
+        await chat.until(lambda: not chat.screen.draining)
+        await chat.pilot.press("enter")
+        await chat.until(lambda: chat.engine.id == 1)
+        await chat.reply("because")
+        assert "because" in chat.seen()
+        assert chat.app.failure is None
+
+
+async def test_death_after_some_words_keeps_them(open_chat: Open) -> None:
+    async with open_chat() as chat:
+        await chat.ready()
+        await chat.ask("Why?")
+        chat.engine.say("Because")
+        chat.engine.die()
+        await chat.until(lambda: "ctrl+r starts" in chat.seen())
+        assert "Because" in chat.seen()
+        assert "broken off" in chat.seen()
+        assert chat.composer.text == ""
+
+
+async def test_death_while_idle_is_noticed(open_chat: Open) -> None:
+    async with open_chat() as chat:
+        await chat.ready()
+        assert not chat.screen.draining
+        chat.engine.die()
+        await chat.until(lambda: "killed by SIGABRT" in chat.seen())
+        assert not chat.screen.draining
+
+
+async def test_a_model_that_does_not_load_ends_the_chat(open_chat: Open) -> None:
+    async with open_chat() as chat:
+        chat.engine.refuse_load("needs 9 GB more")
+        await chat.until(lambda: chat.app.return_code is not None)
+        assert chat.app.return_code == 4
+        assert isinstance(chat.app.failure, DoesNotFit)
+        assert str(chat.app.failure) == "needs 9 GB more"
+
+
+async def test_but_not_with_what_was_typed(open_chat: Open) -> None:
+    async with open_chat() as chat:
+        await chat.pilot.press("h", "i")
+        chat.engine.refuse_load("needs 9 GB more")
+        await chat.until(lambda: "needs 9 GB more" in chat.seen())
+        assert chat.composer.text == "hi"
+        await chat.pilot.press("ctrl+q")
+        await chat.until(lambda: chat.app.return_code is not None)
+        assert isinstance(chat.app.failure, DoesNotFit)
+
+
+@pytest.mark.parametrize("key", ["ctrl+q", "ctrl+c"])
+@pytest.mark.parametrize("when", ["loading", "ready", "answering"])
+async def test_quitting_at_any_time(open_chat: Open, key: str, when: str) -> None:
+    async with open_chat() as chat:
+        if when != "loading":
+            await chat.ready()
+        if when == "answering":
+            await chat.ask("Why?")
+        await chat.pilot.press(key)
+        await chat.until(lambda: chat.app.return_code is not None)
+        assert chat.app.return_code == 0
+        assert chat.app.failure is None
+
+
+async def test_loading_shows_layers(open_chat: Open) -> None:
+    from mlx_maverick.client import Loading
+
+    async with open_chat() as chat:
+        await chat.until(lambda: "loading" in chat.status)
+        chat.engine.deliver(Loading(3, 48))
+        await chat.until(lambda: "loading 3/48 layers" in chat.status)
+
+
+async def test_no_timer_while_idle(open_chat: Open) -> None:
+    async with open_chat() as chat:
+        assert chat.screen.draining
+        await chat.ready()
+        assert not chat.screen.draining
+        await chat.ask("x")
+        assert chat.screen.draining
+        await chat.reply("y")
+        assert not chat.screen.draining
+        widgets: list[Any] = [chat.app, chat.screen, *chat.screen.query("*")]
+        running = [t for w in widgets for t in w._timers if t._active.is_set()]
+        assert running == []
+
+
+async def test_a_picture_by_command(open_chat: Open, picture: Path, tmp_path: Path) -> None:
+    async with open_chat() as chat:
+        await chat.ready()
+        chat.composer.text = f"/image {tmp_path / 'gone.png'}"
+        await chat.pilot.press("enter")
+        await chat.until(lambda: "gone.png does not exist" in " ".join(chat.hint.split()))
+        assert chat.composer.text.startswith("/image")  # to be corrected
+        chat.composer.text = "/image"
+        await chat.pilot.press("enter")
+        await chat.until(lambda: "needs the path" in chat.hint)
+        chat.composer.text = f"/image {picture}"
+        await chat.pilot.press("enter")
+        await chat.until(lambda: len(chat.screen.query(Chip)) == 1)
+        assert chat.composer.text == ""
+        assert "my cat (1).png  40×30" in chat.seen()
+        assert chat.engine.id == 0
+        await chat.ask("What?")
+        assert chat.engine.asked[-1][0][-1]["content"] == [
+            {"type": "image", "image": str(picture)},
+            {"type": "text", "text": "What?"},
+        ]
+        assert not chat.screen.query(Chip)
+        assert "▣ my cat (1).png" in chat.seen()
+
+
+async def test_a_picture_alone(open_chat: Open, picture: Path) -> None:
+    async with open_chat(pictures=(look(picture),)) as chat:
+        await chat.ready()
+        await chat.ask("")
+        content = chat.engine.asked[-1][0][-1]["content"]
+        assert content == [{"type": "image", "image": str(picture)}]
+
+
+async def test_dragging_pictures_in(open_chat: Open, picture: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.png"
+    bad.write_text("no picture")
+    async with open_chat() as chat:
+        await chat.ready()
+        chat.composer.post_message(events.Paste(shlex.quote(str(picture)) + " "))
+        await chat.until(lambda: len(chat.screen.query(Chip)) == 1)
+        assert chat.composer.text == ""
+        chat.composer.post_message(events.Paste(f"{shlex.quote(str(picture))} {bad}"))
+        await chat.until(lambda: "bad.png is not a picture" in " ".join(chat.hint.split()))
+        assert len(chat.screen.query(Chip)) == 2
+        assert "bad.png" in chat.composer.text  # neither attached nor dropped
+        chat.composer.text = ""
+        chat.composer.post_message(events.Paste("/usr/bin/env python"))
+        await chat.until(lambda: chat.composer.text == "/usr/bin/env python")
+
+
+async def test_removing_pictures(open_chat: Open, picture: Path) -> None:
+    other = picture.with_name("dog.png")
+    other.write_bytes(picture.read_bytes())
+    third = picture.with_name("owl.png")
+    third.write_bytes(picture.read_bytes())
+    async with open_chat(pictures=(look(picture), look(other), look(third))) as chat:
+        await chat.ready()
+        await chat.pilot.click(chat.screen.query(Chip).first())
+        await chat.until(lambda: len(chat.screen.query(Chip)) == 2)
+        assert [p.path for p in chat.tray.pictures] == [other, third]
+        await chat.pilot.press("a", "backspace")
+        assert len(chat.tray.pictures) == 2
+        await chat.pilot.press("backspace")
+        await chat.until(lambda: len(chat.screen.query(Chip)) == 1)
+        assert [p.path for p in chat.tray.pictures] == [other]
+
+
+async def test_a_model_without_eyes(open_chat: Open, picture: Path) -> None:
+    async with open_chat(pictures=(look(picture),)) as chat:
+        chat.engine.loaded(vision=False)
+        await chat.until(lambda: "sees no pictures" in chat.seen())
+        chat.composer.text = "What?"
+        await chat.pilot.press("enter")
+        await chat.until(lambda: "sees no pictures" in chat.hint)
+        assert chat.engine.id == 0
+        assert chat.composer.text == "What?"
+        chat.composer.text = f"/image {picture}"
+        await chat.pilot.press("enter")
+        await chat.until(lambda: "sees no pictures" in chat.hint)
+        assert len(chat.tray.pictures) == 1
+
+
+async def fill(chat: Chat, turns: int) -> None:
+    for i in range(turns):
+        await chat.ask(f"question {i}")
+        await chat.reply(f"answer {i}")
+
+
+async def test_at_most_twenty_are_mounted(open_chat: Open) -> None:
+    async with open_chat() as chat:
+        await chat.ready()
+        await fill(chat, 15)  # 31 entries with the notice
+        assert len(chat.bubbles) == WINDOW
+        assert "answer 14" in chat.seen()
+        earlier, later = chat.screen.query(More)
+        assert "11 earlier" in str(earlier.render())
+        assert not later.display
+        for _ in range(60):
+            await chat.pilot.press("pageup")
+            if chat.transcript.hidden_before == 0:
+                break
+        assert chat.transcript.hidden_before == 0
+        assert len(chat.bubbles) == WINDOW
+        shown = [b.entry for b in chat.bubbles]
+        assert shown == chat.transcript.entries[:WINDOW]
+        assert "11 later" in str(later.render())
+        await chat.ask("newest")  # goes to the end
+        await chat.until(lambda: "newest" in chat.seen())
+        assert chat.transcript.hidden_after == 0
+        await chat.reply("done")
+        assert "done" in chat.seen()
+        assert [b.entry for b in chat.bubbles] == chat.transcript.entries[-WINDOW:]
+
+
+async def test_a_click_loads_earlier_ones(open_chat: Open) -> None:
+    async with open_chat() as chat:
+        await chat.ready()
+        await fill(chat, 12)
+        chat.transcript.scroll_home(animate=False)
+        await chat.pilot.pause()
+        await chat.pilot.click(chat.screen.query(More).first())
+        await chat.until(lambda: chat.transcript.hidden_before == 0)
+
+
+async def test_a_reply_goes_on_out_of_sight(open_chat: Open) -> None:
+    async with open_chat() as chat:
+        await chat.ready()
+        await fill(chat, 14)
+        await chat.ask("long")
+        chat.engine.say("begun")
+        await chat.until(lambda: "begun" in chat.seen())
+        while chat.transcript.hidden_before:
+            await chat.pilot.press("pageup")
+        chat.engine.say(" and ended")
+        chat.engine.finish()
+        await chat.until(lambda: not chat.screen.draining)
+        while chat.transcript.hidden_after:
+            await chat.pilot.press("pagedown")
+        chat.transcript.scroll_end(animate=False)
+        await chat.until(lambda: "begun and ended" in chat.seen())
+
+
+async def test_scrolling_up_stays_while_text_comes(open_chat: Open) -> None:
+    async with open_chat(size=(60, 16)) as chat:
+        await chat.ready()
+        await chat.ask("long")
+        chat.engine.say("line\n\n" * 40)
+        await chat.until(lambda: chat.transcript.max_scroll_y > 40)
+        assert chat.transcript.scroll_y == chat.transcript.max_scroll_y
+        await chat.pilot.press("pageup", "pageup")
+        await chat.pilot.pause()
+        at = chat.transcript.scroll_y
+        chat.engine.say("more\n\n" * 20)
+        chat.engine.finish()
+        await chat.until(lambda: not chat.screen.draining)
+        assert chat.transcript.scroll_y == at
+
+
+async def test_sixty_columns(open_chat: Open, picture: Path) -> None:
+    long = picture.with_name("a-very-long-name-" * 6 + ".png")
+    long.write_bytes(picture.read_bytes())
+    async with open_chat(size=(60, 24), pictures=(look(long),)) as chat:
+        await chat.ready()
+        chat.engine.prefill(0, 0)
+        await chat.ask("word " * 40)
+        chat.engine.prefill(20_000, 123_456)
+        chat.engine.say("reply " * 40)
+        await chat.until(lambda: "reply" in chat.seen())
+        await chat.until(lambda: "tok/s" in chat.status or "123,456" in chat.status)
+        lines = chat.seen().splitlines()
+        assert len(lines) == 24
+        assert max(len(line) for line in lines) <= 60
+        status = chat.status.splitlines()
+        assert len(status) == 2
+        for field in ("normal", "model 21.0 MB", "context"):
+            assert field in chat.seen()
+        assert chat.composer.region.bottom <= 24 - len(status)
+
+
+async def test_resizing(open_chat: Open) -> None:
+    async with open_chat(size=(100, 30)) as chat:
+        await chat.ready()
+        await fill(chat, 3)
+        for size in ((60, 20), (40, 12), (200, 60), (20, 8), (80, 24)):
+            await chat.pilot.resize_terminal(*size)
+            await chat.pilot.pause()
+            lines = chat.seen().splitlines()
+            assert len(lines) <= size[1]
+            assert max(map(len, lines)) <= size[0]
+            assert chat.composer.size.height >= 1
+        assert "answer 2" in chat.seen()
+
+
+async def test_copying(open_chat: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    copied: list[str] = []
+
+    def pasteboard(text: str) -> bool:
+        copied.append(text)
+        return True
+
+    async with open_chat() as chat:
+        await chat.ready()
+        await fill(chat, 1)
+        await chat.pilot.press("ctrl+o")  # by OSC 52, which the app remembers
+        assert chat.app.clipboard == "answer 0"
+        monkeypatch.setattr(app_module, "has_pasteboard", lambda: True)
+        monkeypatch.setattr(app_module, "pbcopy", pasteboard)
+        chat.composer.text = "some words"
+        chat.composer.select_all()
+        await chat.pilot.press("ctrl+c")  # copies what is selected instead of quitting
+        await chat.pilot.pause()
+        assert copied == ["some words"]
+        assert chat.app.return_code is None
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+async def test_a_termination_closes_the_screen(open_chat: Open) -> None:
+    import os
+    import signal
+
+    async with open_chat() as chat:
+        await chat.ready()
+        os.kill(os.getpid(), signal.SIGTERM)
+        await chat.until(lambda: chat.app.return_code is not None)
+        assert chat.app.return_code == 130
+        assert str(chat.app.failure) == "terminated"
+
+
+async def test_bubbles_are_one_per_entry(open_chat: Open) -> None:
+    async with open_chat() as chat:
+        await chat.ready()
+        await fill(chat, 2)
+        assert [b.entry for b in chat.screen.query(Bubble)] == chat.transcript.entries
