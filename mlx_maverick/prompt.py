@@ -272,7 +272,11 @@ def _says_something(content: Any) -> bool:
 
 def _is_unicode(text: str) -> bool:
     """Python lets strings hold what no encoding can, for instance from broken arguments."""
-    return not any("\ud800" <= c <= "\udfff" for c in text)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _map_text(content: Any, change: Any) -> Any:

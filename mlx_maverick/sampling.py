@@ -35,7 +35,8 @@ class Sampling:
             raise UsageError(f"max_tokens {self.max_tokens} is not at least 1")
         if self.seed is not None and not 0 <= self.seed < 2**64:
             raise UsageError(f"seed {self.seed} is not between 0 and 2^64 - 1")
-        if isinstance(self.stop, str) or any(not s for s in self.stop):
+        stop: object = self.stop  # callers without a type checker give a bare string
+        if isinstance(stop, str) or any(not s for s in self.stop):
             raise UsageError("stop is a sequence of strings, none of them empty")
 
     def sampler(self) -> "Callable[[mx.array], mx.array]":

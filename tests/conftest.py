@@ -3,10 +3,12 @@
 import shutil
 from pathlib import Path
 
+import mlx.core as mx
 import pytest
 
 from mlx_maverick.maverick import Maverick, load
 from mlx_maverick.model import Llama4, load_model
+from mlx_maverick.prompt import Prompt
 
 from .golden import REFERENCE, Golden
 
@@ -42,6 +44,20 @@ def model(mini: Path) -> Llama4:
 def maverick(maverick_mini: Path) -> Maverick:
     """Maverick-mini behind the Python API."""
     return load(maverick_mini, context=4096)
+
+
+@pytest.fixture(scope="session")
+def endless(maverick_mini: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Maverick-mini that never ends its turn when decoding greedily: the rows of the stop
+    tokens in lm_head are zero."""
+    folder = tmp_path_factory.mktemp("endless") / "model"
+    shutil.copytree(maverick_mini, folder, ignore=shutil.ignore_patterns("golden"))
+    shard = folder / "model-00004-of-00004.safetensors"
+    tensors = dict(mx.load(str(shard)))
+    stop_ids = sorted(Prompt.from_folder(folder).stop_ids)
+    tensors["language_model.lm_head.weight"][mx.array(stop_ids)] = 0
+    mx.save_safetensors(str(shard), tensors)
+    return folder
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from mlx_maverick.convert import recipe as recipes
 from mlx_maverick.convert.recipe import Recipe
 from mlx_maverick.errors import DoesNotFit
 from mlx_maverick.memory import Budget, check, kv_bytes, longest_context, recipe_bytes
+from mlx_maverick.model import load_model
 
 GIB = 2**30
 GB = 10**9
@@ -86,8 +87,7 @@ def test_kv_cache_grows_in_steps_up_to_the_chunk(mini: Path) -> None:
 
 
 def test_kv_cache_is_what_the_cache_allocates(maverick_mini: Path) -> None:
-    model = pytest.importorskip("mlx_maverick.model")
-    network = model.load_model(maverick_mini, dtype=mx.float32)
+    network = load_model(maverick_mini, dtype=mx.float32)
     cache = network.make_cache()
     mx.eval(network(mx.arange(70)[None], cache=cache))
     assert cache.nbytes == kv_bytes(network.config.text, 70, element_bytes=4)

@@ -7,8 +7,12 @@ import mlx.core as mx
 import mlx.nn as nn
 import mlx_lm
 import mlx_lm.utils
-import pytest
+import mlx_vlm.utils
+from mlx.utils import tree_map
 
+from mlx_maverick.model import load_model
+
+from ..golden import Golden, difference, same_logits
 from . import damage
 from .conftest import Pair
 
@@ -25,6 +29,39 @@ def test_mlx_lm_loads_and_runs_it(pair: Pair) -> None:
     assert isinstance(layer.feed_forward.router, nn.Linear)
 
 
+def in_float32(model: nn.Module) -> nn.Module:
+    """Another program's model, computing in float32 like ours on a CPU."""
+    model.update(
+        tree_map(
+            lambda a: a.astype(mx.float32) if a.dtype == mx.bfloat16 else a, model.parameters()
+        )
+    )
+    return model
+
+
+def test_our_logits_are_those_of_mlx_lm(pair: Pair) -> None:
+    """Over several chunks, from the same quantised folder, in float32."""
+    ids = mx.random.randint(0, 1000, (1, 100), key=mx.random.key(1))
+    theirs = in_float32(mlx_lm.utils.load_model(pair.folder)[0])
+    wanted = theirs(ids, cache=theirs.make_cache())[0]
+    same_logits(load_model(pair.folder)(ids)[0], wanted, tolerance=1e-2)
+
+
+def test_our_logits_are_those_of_mlx_vlm(pair: Pair) -> None:
+    """Text inside one chunk: its pictures are known to be wrong."""
+    ids = mx.random.randint(0, 1000, (1, 30), key=mx.random.key(2))
+    theirs = in_float32(mlx_vlm.utils.load_model(pair.folder))
+    wanted = theirs.language_model(ids).logits[0]
+    same_logits(load_model(pair.folder)(ids)[0], wanted, tolerance=1e-2)
+
+
+def test_pictures_survive_quantisation(pair: Pair) -> None:
+    """The tower stays bf16, so features are those of the source."""
+    pixels = Golden(pair.source)["image_03.pixel_values"]
+    wanted = load_model(pair.source).encode_image(pixels)
+    assert difference(load_model(pair.folder).encode_image(pixels), wanted) <= 1e-6
+
+
 def test_mlx_lm_reads_the_tokenizer(pair: Pair) -> None:
     tokenizer = mlx_lm.utils.load_tokenizer(pair.folder)
     messages = [{"role": "user", "content": "hello"}]
@@ -36,8 +73,7 @@ def test_mlx_lm_reads_the_tokenizer(pair: Pair) -> None:
 
 
 def test_mlx_vlm_loads_it_strictly(pair: Pair) -> None:
-    utils = pytest.importorskip("mlx_vlm.utils")
-    model = utils.load_model(pair.folder)
+    model = mlx_vlm.utils.load_model(pair.folder)
     language = model.language_model.model.layers[1]
     assert language.feed_forward.experts.up_proj.bits == int(pair.recipe[1])
     assert language.self_attn.q_proj.bits == int(pair.recipe[3])

@@ -9,9 +9,12 @@ from typing import NamedTuple
 import mlx.core as mx
 import pytest
 
+from mlx_maverick.checkpoint import Checkpoint, Tensor
+from mlx_maverick.config import ModelConfig
 from mlx_maverick.convert import plan as plan_module
 from mlx_maverick.convert.layout import MAX_SHARD_BYTES
 from mlx_maverick.convert.plan import BLOCK_BYTES, Plan, make_plan, plan
+from mlx_maverick.convert.published import shapes
 from mlx_maverick.convert.quantise import entries
 from mlx_maverick.convert.recipe import Recipe
 from mlx_maverick.errors import BadCheckpoint, DoesNotFit, MaverickError, NotFound, UsageError
@@ -82,6 +85,25 @@ def test_a_layers_tensors_are_together(full: Callable[[Recipe], Plan]) -> None:
     layers = [name.split(".layers.")[0] + name.split(".")[3] for name in names]
     assert len(set(layers)) == 48 + 34
     assert sum(a != b for a, b in pairwise(layers)) == len(set(layers)) - 1
+
+
+def test_biases_of_attention_stay_bf16() -> None:
+    config = json.loads(json.dumps(full_size.CONFIG))
+    config["text_config"]["attention_bias"] = True
+    config["text_config"]["num_hidden_layers"] = 2
+    del config["vision_config"]
+    folder = Path("nowhere")
+    tensors = {
+        name: Tensor(name, "BF16", shape, folder / "model.safetensors", 0, 2 * prod(shape))
+        for name, shape in shapes(ModelConfig.from_dict(config)).items()
+    }
+    layout = plan(config, Checkpoint(folder, tensors), Recipe(4, 6)).layout
+    kinds = {e.name: e.dtype for e in layout.entries if "layers.1.self_attn.o_proj" in e.name}
+    path = "language_model.model.layers.1.self_attn.o_proj"
+    assert kinds == {
+        f"{path}.weight": "U32", f"{path}.scales": "BF16", f"{path}.biases": "BF16",
+        f"{path}.bias": "BF16",
+    }  # fmt: skip
 
 
 def test_too_little_disk(

@@ -1,6 +1,8 @@
 import errno
 import fcntl
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import mlx.core as mx
@@ -33,6 +35,15 @@ def test_slices_land_at_their_offsets_in_any_order(out: Path) -> None:
     assert sorted(p.name for p in out.iterdir()) == [
         "config.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
     ]  # fmt: skip
+
+
+def test_short_writes_are_continued(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pwrite = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda file, data, at: pwrite(file, data[:5], at))
+    with output(out) as result:
+        result.preallocate(LAYOUT)
+        result.write("a", 0, mx.array([1, 2, 3, 4], mx.uint32))
+    assert mx.load(str(out / "model-00001-of-00002.safetensors"))["a"].tolist() == [1, 2, 3, 4]
 
 
 def test_files_have_their_size_before_any_slice(out: Path) -> None:
@@ -115,6 +126,24 @@ def test_a_folder_in_use_is_refused_and_not_harmed(out: Path, partial: Path) -> 
     assert (out / "config.json").exists()
 
 
+def test_a_conversion_that_ends_while_another_starts(
+    out: Path, partial: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its folder is renamed between our opening the marker and our lock on it."""
+    partial.mkdir()
+    (partial / MARKER).touch()
+    (partial / "config.json").write_text("{}")
+
+    def rename_first(file: int, operation: int) -> None:
+        (partial / MARKER).unlink()
+        partial.rename(out)
+
+    monkeypatch.setattr(fcntl, "flock", rename_first)
+    with pytest.raises(UsageError, match="another conversion"), output(out):
+        pass
+    assert [p.name for p in out.iterdir()] == ["config.json"]
+
+
 def test_a_disk_without_locks(out: Path, partial: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def unsupported(file: int, operation: int) -> None:
         raise OSError(errno.ENOTSUP, "not supported")
@@ -164,14 +193,17 @@ def test_a_read_only_target(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         pass
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_without_permission(out: Path) -> None:
-    out.parent.chmod(0o500)
-    try:
-        with pytest.raises(MaverickError, match="Permission denied"), output(out):
-            pass
-    finally:
-        out.parent.chmod(0o700)
+    """In a process of its own that is not root, who may write everywhere."""
+    out.parent.chmod(0o555)
+    write = (
+        f"import os, sys; os.getuid() or os.setuid(65534)\nwith output(Path({str(out)!r})): pass"
+    )
+    # Imported first: another user may not be able to read where Python's packages are.
+    code = f"from pathlib import Path\nfrom mlx_maverick.convert.write import output\n{write}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "MaverickError" in done.stderr
+    assert "cannot be created (Permission denied)" in done.stderr
 
 
 def test_targets_that_make_no_sense(tmp_path: Path, out: Path) -> None:

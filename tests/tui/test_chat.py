@@ -265,13 +265,17 @@ async def test_no_timer_while_idle(open_chat: Open) -> None:
         assert chat.screen.draining
         await chat.ready()
         assert not chat.screen.draining
+
+        def timers() -> list[Any]:
+            widgets: list[Any] = [chat.app, chat.screen, *chat.screen.query("*")]
+            return [t for w in widgets for t in w._timers if t._active.is_set()]
+
         await chat.ask("x")
         assert chat.screen.draining
+        assert timers()
         await chat.reply("y")
         assert not chat.screen.draining
-        widgets: list[Any] = [chat.app, chat.screen, *chat.screen.query("*")]
-        running = [t for w in widgets for t in w._timers if t._active.is_set()]
-        assert running == []
+        await chat.until(lambda: not timers())
 
 
 async def test_a_picture_by_command(open_chat: Open, picture: Path, tmp_path: Path) -> None:
@@ -507,3 +511,24 @@ async def test_bubbles_are_one_per_entry(open_chat: Open) -> None:
         await chat.ready()
         await fill(chat, 2)
         assert [b.entry for b in chat.screen.query(Bubble)] == chat.transcript.entries
+
+
+async def test_a_short_transcript_rests_on_the_editor(open_chat: Open) -> None:
+    async with open_chat() as chat:
+        await chat.ready()
+        at = chat.bubbles[-1].region
+        assert at.bottom == chat.transcript.region.bottom
+        assert chat.transcript.scroll_y == 0  # Textual's anchor alone would make it negative
+        chat.transcript.release_anchor()
+        chat.transcript.scroll_to(y=0, animate=False)
+        await chat.pilot.pause()
+        assert chat.bubbles[-1].region == at
+
+
+async def test_a_click_elsewhere_leaves_the_editor_focused(open_chat: Open) -> None:
+    async with open_chat() as chat:
+        await chat.ready()
+        await chat.pilot.click(chat.transcript)
+        await chat.pilot.click(chat.bubbles[0])
+        await chat.pilot.press("tab", "x")
+        assert chat.composer.text == "x"

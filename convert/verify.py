@@ -1,0 +1,56 @@
+"""Whether a converted folder is whole: headers, index, and the hash of every file.
+
+Knows nothing of how it was made; any folder with a maverick.json can be checked.
+"""
+
+from pathlib import Path
+
+from mlx_maverick.checkpoint import INDEX, Checkpoint
+from mlx_maverick.config import read_json
+from mlx_maverick.errors import BadCheckpoint
+
+from .layout import Layout
+from .manifest import Manifest, hash_files
+from .progress import Callback, ignore
+
+
+def verify(folder: Path, progress: Callback = ignore) -> Manifest:
+    """Read the whole folder and compare it with its index and its maverick.json.
+
+    Raises NotFound if either or a shard is missing, BadCheckpoint naming the first file that
+    is not what it was.
+    """
+    checkpoint = Checkpoint.open(folder)
+    size = read_json(folder / INDEX).get("metadata", {}).get("total_size")
+    if size != checkpoint.nbytes:
+        raise _changed(f"{folder / INDEX} counts {size} bytes, the shards {checkpoint.nbytes}")
+    manifest = Manifest.read(folder)
+    unknown = [file.name for file in checkpoint.files if file.name not in manifest.files]
+    if unknown:
+        raise _changed(f"{folder / unknown[0]} is not listed in maverick.json")
+    for name, file in manifest.files.items():
+        if not (folder / name).is_file():
+            raise _changed(f"{folder / name} is missing")
+        if (found := (folder / name).stat().st_size) != file.size:
+            raise _changed(f"{folder / name} has {found} bytes instead of {file.size}")
+    sizes = {name: file.size for name, file in manifest.files.items()}
+    for name, file in hash_files(folder, sizes, progress).items():
+        if file.sha256 != manifest.files[name].sha256:
+            raise _changed(f"{folder / name} is not what was written")
+    return manifest
+
+
+def verify_layout(folder: Path, layout: Layout) -> None:
+    """Check that the files of `folder` say what `layout` planned; reads headers only."""
+    checkpoint = Checkpoint.open(folder)
+    for entry in layout.entries:
+        place, found = layout.places[entry.name], checkpoint.tensors.get(entry.name)
+        wanted = (entry.dtype, entry.shape, place.shard, place.offset)
+        if not found or wanted != (found.dtype, found.shape, found.file.name, found.offset):
+            raise BadCheckpoint(f"{folder / place.shard} was changed while it was written")
+    if len(checkpoint.tensors) != len(layout.places):
+        raise BadCheckpoint(f"{folder} was changed while it was written")
+
+
+def _changed(what: str) -> BadCheckpoint:
+    return BadCheckpoint(f"{what}; convert or download it again")
