@@ -123,6 +123,7 @@ def harness() -> Iterator[Callable[..., Harness]]:
     for h in made:
         h.close()
         h.thread.join(SECONDS)
+        h.events.close()
 
 
 def test_a_reply(harness: Callable[..., Harness]) -> None:

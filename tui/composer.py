@@ -1,0 +1,89 @@
+"""Where a message is written: enter sends, shift+enter and ctrl+j make a new line.
+
+Knows nothing of the model. Text that comes in is made harmless here, because an editor shows
+what it holds as it is.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from textual import events
+from textual.message import Message
+from textual.widgets import TextArea
+
+from ..cli.terminal import printable
+from .pictures import pasted
+
+NEWLINE = ("shift+enter", "ctrl+j")
+
+
+def clean(text: str) -> str:
+    """`text` with line ends as the editor has them and without control characters; a terminal
+    sends a carriage return for each line end of a paste."""
+    return printable(text.replace("\r\n", "\n").replace("\r", "\n"))
+
+
+class Composer(TextArea):
+    """The editor at the bottom."""
+
+    @dataclass
+    class Submitted(Message):
+        text: str
+
+    @dataclass
+    class Dropped(Message):
+        """Picture files were pasted, or dragged into the terminal."""
+
+        paths: list[Path]
+
+    class Emptied(Message):
+        """Backspace where there is nothing left to delete."""
+
+    @dataclass
+    class Paged(Message):
+        """The page keys scroll the transcript: the editor has a few lines only."""
+
+        pages: int
+
+    def __init__(self, *, id: str | None = None):
+        super().__init__(
+            id=id,
+            soft_wrap=True,
+            tab_behavior="focus",
+            compact=True,
+            highlight_cursor_line=False,
+            placeholder="Write a message, or paste the path of a picture",
+        )
+        self.cursor_blink = False  # a blinking cursor is a timer
+
+    def put(self, text: str) -> None:
+        """Put `text` before what is there, the cursor at the end."""
+        self.text = "\n".join(filter(None, (clean(text), self.text)))
+        self.move_cursor(self.document.end)
+
+    async def _on_key(self, event: events.Key) -> None:
+        if event.key == "enter":
+            event.stop()
+            event.prevent_default()
+            self.post_message(self.Submitted(self.text))
+        elif event.key in NEWLINE:
+            event.stop()
+            event.prevent_default()
+            self._replace_via_keyboard("\n", *self.selection)
+        elif event.key == "backspace" and not self.text:
+            self.post_message(self.Emptied())
+
+    async def _on_paste(self, event: events.Paste) -> None:
+        # Both handlers would run, this one and the editor's own.
+        event.stop()
+        event.prevent_default()
+        if paths := pasted(event.text):
+            self.post_message(self.Dropped(paths))
+        elif result := self._replace_via_keyboard(clean(event.text), *self.selection):
+            self.move_cursor(result.end_location)
+
+    def action_cursor_page_up(self) -> None:
+        self.post_message(self.Paged(-1))
+
+    def action_cursor_page_down(self) -> None:
+        self.post_message(self.Paged(1))
