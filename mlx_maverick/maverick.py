@@ -82,6 +82,11 @@ class Maverick:
         return self.model.config
 
     @property
+    def vision(self) -> bool:
+        """Whether it sees pictures."""
+        return self.model.vision is not None
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the weights in memory."""
         return self.model.nbytes
@@ -122,6 +127,8 @@ class Maverick:
         if sampling is not None and options:
             raise UsageError("give either sampling or single options, not both")
         encoded = self.prompt.encode(_with_images(messages, images))
+        if encoded.images and not self.vision:
+            raise UsageError(f"{self.name} sees no pictures: the folder holds no vision tower")
         return self._events(
             encoded, session or self.session(), sampling or Sampling(**options), should_stop
         )

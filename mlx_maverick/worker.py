@@ -5,20 +5,7 @@ model: load, prefill, decode (MLX arrays belong to the thread that made them). A
 reads requests, so that a cancel counts at once; a third writes events, so that a slow reader
 never holds up a token.
 
-Requests, told apart by `op`:
-    load      model, context (tokens, or null for the default)
-    generate  id, messages (pictures as paths), options (fields of Sampling)
-    cancel    id
-    quit      as the end of stdin: stops what is going on and exits
-Events, told apart by `event`:
-    ready     version
-    loading   done, total (layers; total 0 while unknown)
-    loaded    name, parameters, nbytes, context, vision
-    prefill   id, done, total
-    token     id, text, count (more than one token when the reader was slow)
-    finished  id, reason, stats
-    memory    active, cache, peak, kv (bytes)
-    error     op, id (null where there is none), kind, message, exit_code
+`protocol` says what the lines are.
 """
 
 import json
@@ -28,9 +15,8 @@ import signal
 import sys
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
 from queue import SimpleQueue
 from types import FrameType
 from typing import Any, Protocol
@@ -38,13 +24,12 @@ from typing import Any, Protocol
 from . import __version__
 from .errors import MaverickError, UsageError
 from .events import Event, Finished, FinishReason, Prefill, Stats, Token
+from .protocol import Cancel, Generate, Load, Outbox, Quit, Request, lines, parse
 from .sampling import Sampling
 
 log = logging.getLogger(__name__)
 
 MEMORY_SECONDS = 0.5  # between two memory events while generating
-READ_SIZE = 1 << 16
-FLUSH_SECONDS = 2.0  # at exit, for a parent that no longer reads
 
 
 class Model(Protocol):
@@ -59,7 +44,7 @@ class Model(Protocol):
     @property
     def parameters(self) -> int: ...
     @property
-    def config(self) -> Any: ...
+    def vision(self) -> bool: ...
 
     def session(self) -> Any: ...
 
@@ -86,129 +71,8 @@ class Memory:
     peak: int = 0
 
 
-@dataclass(frozen=True)
-class Load:
-    model: str
-    context: int | None
-
-
-@dataclass(frozen=True)
-class Generate:
-    id: int
-    messages: list[dict[str, Any]]
-    sampling: Sampling
-
-
-@dataclass(frozen=True)
-class Cancel:
-    id: int
-
-
-@dataclass(frozen=True)
-class Quit:
-    pass
-
-
-Request = Load | Generate | Cancel | Quit
-
-
 class _Stop(BaseException):
     """Leaves a load, out of its progress callback."""
-
-
-def parse(raw: Any) -> Request:
-    """The request in a decoded line. Raises UsageError naming what is wrong with it."""
-    if not isinstance(raw, dict):
-        raise UsageError("a request is a JSON object")
-    match raw.get("op"):
-        case "load":
-            context = raw.get("context")
-            return Load(
-                _typed(raw, "model", str), None if context is None else _int(raw, "context")
-            )
-        case "generate":
-            messages = _typed(raw, "messages", list)
-            if not all(isinstance(m, dict) for m in messages):
-                raise UsageError("generate: every message is an object")
-            return Generate(_int(raw, "id"), messages, _sampling(raw.get("options", {})))
-        case "cancel":
-            return Cancel(_int(raw, "id"))
-        case "quit":
-            return Quit()
-        case op:
-            raise UsageError(f"unknown op {op!r}")
-
-
-def _typed(raw: dict[str, Any], key: str, kind: type) -> Any:
-    value = raw.get(key)
-    if not isinstance(value, kind) or isinstance(value, bool):
-        raise UsageError(f"{raw['op']}: {key} is {value!r}, not a {kind.__name__}")
-    return value
-
-
-def _int(raw: dict[str, Any], key: str) -> int:
-    return int(_typed(raw, key, int))
-
-
-def _sampling(options: Any) -> Sampling:
-    if not isinstance(options, dict):
-        raise UsageError("generate: options is an object")
-    known = {f.name for f in fields(Sampling)}
-    if unknown := sorted(set(options) - known):
-        raise UsageError(f"generate: unknown option {unknown[0]!r}")
-    try:
-        return Sampling(**{**options, "stop": tuple(options.get("stop", ()))})
-    except TypeError as e:
-        raise UsageError(f"generate: options are of the wrong type ({e})") from None
-
-
-class Outbox:
-    """Events on their way to the parent, in order, written by a thread of their own."""
-
-    def __init__(self, fd: int):
-        self._fd = fd
-        self._pending: deque[dict[str, Any]] = deque()
-        self._changed = threading.Condition()
-        self._closing = False
-        self._thread = threading.Thread(target=self._write, name="events", daemon=True)
-        self._thread.start()
-
-    def put(self, event: str, **values: Any) -> None:
-        """Queue one event. What waits and says the same thing is brought up to date instead."""
-        new = {"event": event, **values}
-        with self._changed:
-            last = self._pending[-1] if self._pending else None
-            same = last and last["event"] == event and last.get("id") == new.get("id")
-            if last is not None and same and event == "token":
-                last["text"] += new["text"]
-                last["count"] += new["count"]
-            elif last is not None and same and event in ("prefill", "memory", "loading"):
-                last.update(new)
-            else:
-                self._pending.append(new)
-            self._changed.notify()
-
-    def close(self) -> None:
-        """Write what waits, unless the parent does not read it."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify()
-        self._thread.join(FLUSH_SECONDS)
-
-    def _write(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._pending or self._closing)
-                if not self._pending:
-                    return
-                event = self._pending.popleft()
-            line = memoryview(json.dumps(event).encode() + b"\n")
-            try:
-                while line:
-                    line = line[os.write(self._fd, line) :]
-            except OSError:
-                # The parent is gone. Its end of stdin closed with it, which ends the worker.
-                return
 
 
 class Worker:
@@ -260,7 +124,7 @@ class Worker:
     # The reading thread.
 
     def _read(self) -> None:
-        for line in _lines(self._requests):
+        for line in lines(self._requests):
             raw: Any = None
             try:
                 raw = json.loads(line)
@@ -301,7 +165,7 @@ class Worker:
             parameters=model.parameters,
             nbytes=model.nbytes,
             context=model.context,
-            vision=model.config.vision is not None,
+            vision=model.vision,
         )
         self._report_memory()
 
@@ -375,17 +239,6 @@ class Worker:
 
 def _unexpected(e: Exception) -> MaverickError:
     return MaverickError(f"{type(e).__name__}: {e}" if str(e) else type(e).__name__)
-
-
-def _lines(fd: int) -> Iterator[bytes]:
-    """Lines of a descriptor until its end. Not a buffered file: a daemon thread that sleeps in
-    one holds its lock, and the interpreter aborts at exit when it cannot take that."""
-    rest = b""
-    while data := os.read(fd, READ_SIZE):
-        *lines, rest = (rest + data).split(b"\n")
-        yield from (line for line in lines if line.strip())
-    if rest.strip():
-        yield rest
 
 
 def _load(model: str, context: int | None, progress: Progress) -> Model:

@@ -206,6 +206,7 @@ def test_pictures_in_the_cache_keep_their_numbers(model: Llama4, golden: Golden)
 
 def test_logits_are_not_kept_for_the_whole_prompt(model: Llama4) -> None:
     """Prefill computes one row of logits, not one for every position of the prompt."""
+    before = mx.get_active_memory()  # other tests' models are in memory too
     _, last, _ = run(model, [1] * 1500, sampling=Sampling(temperature=0, max_tokens=1))
     all_logits = 1500 * model.config.text.vocab_size * 4
-    assert last.stats.peak_memory < model.nbytes + all_logits
+    assert last.stats.peak_memory - before < all_logits

@@ -16,7 +16,7 @@ import pytest
 from mlx_maverick.errors import BadImage, DoesNotFit, UsageError
 from mlx_maverick.events import Event, Finished, FinishReason, Prefill, Stats, Token
 from mlx_maverick.sampling import Sampling
-from mlx_maverick.worker import Cancel, Generate, Load, Memory, Outbox, Quit, Worker, parse
+from mlx_maverick.worker import Memory, Worker
 
 SECONDS = 20
 HI = [{"role": "user", "content": "hi"}]
@@ -26,7 +26,7 @@ class FakeModel:
     """Answers with `words`; a word may be an exception, or called to be waited for."""
 
     name, context, nbytes, parameters = "fake", 64, 1000, 500
-    config = SimpleNamespace(vision=None)
+    vision = False
 
     def __init__(self, words: list[Any]):
         self.words = words
@@ -198,18 +198,6 @@ def test_a_bad_request_is_an_error_and_no_more(
     assert h.next("loaded", "error")["event"] == "loaded"
 
 
-def test_requests() -> None:
-    assert parse({"op": "load", "model": "m"}) == Load("m", None)
-    assert parse({"op": "cancel", "id": 3}) == Cancel(3)
-    assert parse({"op": "quit"}) == Quit()
-    options = {"temperature": 0, "seed": 4, "stop": ["\n"]}
-    wanted = Sampling(temperature=0, seed=4, stop=("\n",))
-    request = {"op": "generate", "id": 2, "messages": HI, "options": options}
-    assert parse(request) == Generate(2, HI, wanted)
-    with pytest.raises(UsageError, match="object"):
-        parse([])
-
-
 def test_cancel_counts_at_once(harness: Callable[..., Harness]) -> None:
     started, go_on = threading.Event(), threading.Event()
 
@@ -309,40 +297,6 @@ def test_the_end_of_requests_stops_a_load(harness: Callable[..., Harness]) -> No
     assert started.wait(SECONDS)
     h.close()
     assert h.ended() == 0
-
-
-def test_a_slow_reader_gets_fewer_events_and_the_same_text() -> None:
-    reading, writing = os.pipe()
-    out = Outbox(writing)
-    words = [f"word{i} " for i in range(20_000)]  # the pipe holds 64 KiB
-    for word in words:
-        out.put("token", id=1, text=word, count=1)
-    out.put("memory", active=1)
-    out.put("memory", active=2)
-    out.put("token", id=2, text="other", count=1)
-    out.put("finished", id=2)
-    seen: list[dict[str, Any]] = []
-    with os.fdopen(reading, "rb") as file:
-        while not seen or seen[-1]["event"] != "finished":
-            seen.append(json.loads(file.readline()))
-    out.close()
-    os.close(writing)
-    first = [e for e in seen if e.get("id") == 1]
-    assert "".join(e["text"] for e in first) == "".join(words)
-    assert sum(e["count"] for e in first) == len(words)
-    assert len(first) < len(words)
-    assert [e["event"] for e in seen[len(first) :]] == ["memory", "token", "finished"]
-    assert seen[len(first)]["active"] == 2
-
-
-def test_a_reader_that_is_gone_is_no_trouble() -> None:
-    reading, writing = os.pipe()
-    os.close(reading)
-    out = Outbox(writing)
-    out.put("token", id=1, text="x", count=1)
-    out.put("finished", id=1)
-    out.close()
-    os.close(writing)
 
 
 # The real child.

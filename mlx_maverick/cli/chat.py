@@ -7,49 +7,29 @@ import argparse
 import sys
 
 from ..errors import UsageError
-from ..sampling import Sampling
-
-DEFAULTS = Sampling()
+from . import options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", metavar="DIR", help="a model folder, or a repository of the Hub")
+    options.add_model(parser)
     parser.add_argument(
         "--image",
         "-i",
         action="append",
         default=[],
-        metavar="PATH",
-        help="a picture to go with the first message; repeats",
+        metavar="FILE",
+        help="a picture to go with the first message; may be repeated",
     )
-    parser.add_argument("--system", metavar="TEXT", help="a system prompt")
-    parser.add_argument("--context", type=int, metavar="N", help="tokens to have room for")
-    parser.add_argument("--max-tokens", "-m", type=int, metavar="N", help="of one reply")
-    parser.add_argument("--temp", type=float, default=DEFAULTS.temperature, help="0 is greedy")
-    parser.add_argument("--top-p", type=float, default=DEFAULTS.top_p)
-    parser.add_argument("--min-p", type=float, default=DEFAULTS.min_p)
-    parser.add_argument("--seed", type=int, metavar="N", help="makes replies repeatable")
+    parser.add_argument("--system", metavar="TEXT", help="the system prompt")
+    options.add_sampling(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Raises UsageError, NotFound, BadCheckpoint or BadImage before the screen opens."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UsageError("chat needs a terminal; in a script or a pipe use 'mlx-maverick generate'")
-    if not args.model:
-        raise UsageError(
-            "chat needs a model: mlx-maverick chat --model DIR, "
-            "where DIR is a folder that 'mlx-maverick convert' wrote"
-        )
-    if args.context is not None and args.context < 1:
-        raise UsageError(f"--context {args.context} is not at least 1")
-    sampling = Sampling(
-        temperature=args.temp,
-        top_p=args.top_p,
-        min_p=args.min_p,
-        seed=args.seed,
-        max_tokens=args.max_tokens,
-    )
-    check_model(args.model)
+    model, sampling = options.required_model(args), options.sampling(args)
+    check_model(model)
 
     from ..client import Client
     from ..memory import read
@@ -58,8 +38,8 @@ def run(args: argparse.Namespace) -> int:
     from ..tui.pictures import look
 
     pictures = tuple(look(path) for path in args.image)
-    options = Options(args.model, args.context, args.system, sampling)
-    controller = Controller(Client, options, read)
+    settings = Options(model, args.context, args.system, sampling)
+    controller = Controller(Client, settings, read)
     app = ChatApp(controller, pictures)
     try:
         controller.start()  # loads while the screen opens
@@ -73,8 +53,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def check_model(model: str) -> None:
-    """Raises NotFound for a model that is not there, and what its config.json is wrong with."""
+    """Raises what is wrong with a model that can be told without reading its weights."""
     from .. import hub
+    from ..checkpoint import Checkpoint
     from ..config import ModelConfig
 
-    ModelConfig.from_folder(hub.resolve(model))
+    folder = hub.resolve(model)
+    ModelConfig.from_folder(folder)
+    Checkpoint.open(folder)

@@ -13,9 +13,10 @@ import sys
 import traceback
 from collections.abc import Sequence
 from types import FrameType
+from typing import NoReturn
 
 from .. import __version__
-from ..errors import Interrupted, MaverickError
+from ..errors import Interrupted, MaverickError, UsageError
 from .terminal import printable
 
 VERBS = {
@@ -33,7 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not words and sys.stdin.isatty() and sys.stdout.isatty():
         words = ["chat"]
     verb = next((w for w in words if w in VERBS), None)
-    args = _parser(verb).parse_args(words)
+    try:
+        args = _parser(verb).parse_args(words)
+    except UsageError as e:
+        return _report(e, "--debug" in words)
     if args.verb is None:
         _parser(None).print_help(sys.stderr)
         return 2
@@ -60,11 +64,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _report(MaverickError(f"{e.strerror or e}{where}"), args.debug)
 
 
+class Parser(argparse.ArgumentParser):
+    """One whose errors are one line like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; see '{self.prog} --help'")
+
+
 def _parser(chosen: str | None) -> argparse.ArgumentParser:
     """The parser; only the chosen verb's module is imported to fill in its arguments."""
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="mlx-maverick",
         description="Llama 4 Maverick on one Mac: convert it, ask it, talk to it.",
         epilog="Run 'mlx-maverick VERB --help' for one verb's options.",

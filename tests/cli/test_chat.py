@@ -114,7 +114,7 @@ def test_without_a_terminal_or_a_model() -> None:
         (["--model", "/no/such/model"], 3, "/no/such/model does not exist"),
         (["--model", "MINI", "--image", "/no/such.png"], 3, "/no/such.png does not exist"),
         (["--model", "MINI", "--temp", "-1"], 2, "temperature"),
-        (["--model", "MINI", "--max-tokens", "0"], 2, "max_tokens"),
+        (["--model", "MINI", "--max-tokens", "0"], 2, "--max-tokens"),
         (["--model", "MINI", "--context", "0"], 2, "context"),
     ],
 )

@@ -1,0 +1,59 @@
+"""What parent and worker say: requests are taken apart, events arrive in order."""
+
+import json
+import os
+from typing import Any
+
+import pytest
+
+from mlx_maverick.errors import UsageError
+from mlx_maverick.protocol import Cancel, Generate, Load, Outbox, Quit, parse
+from mlx_maverick.sampling import Sampling
+
+HI = [{"role": "user", "content": "hi"}]
+
+
+def test_requests() -> None:
+    assert parse({"op": "load", "model": "m"}) == Load("m", None)
+    assert parse({"op": "cancel", "id": 3}) == Cancel(3)
+    assert parse({"op": "quit"}) == Quit()
+    options = {"temperature": 0, "seed": 4, "stop": ["\n"]}
+    wanted = Sampling(temperature=0, seed=4, stop=("\n",))
+    request = {"op": "generate", "id": 2, "messages": HI, "options": options}
+    assert parse(request) == Generate(2, HI, wanted)
+    with pytest.raises(UsageError, match="object"):
+        parse([])
+
+
+def test_a_slow_reader_gets_fewer_events_and_the_same_text() -> None:
+    reading, writing = os.pipe()
+    out = Outbox(writing)
+    words = [f"word{i} " for i in range(20_000)]  # the pipe holds 64 KiB
+    for word in words:
+        out.put("token", id=1, text=word, count=1)
+    out.put("memory", active=1)
+    out.put("memory", active=2)
+    out.put("token", id=2, text="other", count=1)
+    out.put("finished", id=2)
+    seen: list[dict[str, Any]] = []
+    with os.fdopen(reading, "rb") as file:
+        while not seen or seen[-1]["event"] != "finished":
+            seen.append(json.loads(file.readline()))
+    out.close()
+    os.close(writing)
+    first = [e for e in seen if e.get("id") == 1]
+    assert "".join(e["text"] for e in first) == "".join(words)
+    assert sum(e["count"] for e in first) == len(words)
+    assert len(first) < len(words)
+    assert [e["event"] for e in seen[len(first) :]] == ["memory", "token", "finished"]
+    assert seen[len(first)]["active"] == 2
+
+
+def test_a_reader_that_is_gone_is_no_trouble() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    out = Outbox(writing)
+    out.put("token", id=1, text="x", count=1)
+    out.put("finished", id=1)
+    out.close()
+    os.close(writing)
