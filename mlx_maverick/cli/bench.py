@@ -149,10 +149,12 @@ def machine() -> dict[str, str]:
     import mlx.core as mx
 
     info = mx.device_info()
+    mac = platform.mac_ver()[0]
+    system = f"macOS {mac}" if mac else f"Linux {platform.release().split('-')[0]}"
     return {
         "device": f"{info.get('device_name', 'unknown')} ({mx.default_device().type.name})",
         "memory": gb(pressure.read().total),
-        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "system": f"{system} {platform.machine()}",
         "python": platform.python_version(),
         **{name: version(name) for name in PACKAGES},
     }

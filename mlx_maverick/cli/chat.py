@@ -26,7 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Raises UsageError, NotFound, BadCheckpoint or BadImage before the screen opens."""
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+    # Textual draws on stderr.
+    if not all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)):
         raise UsageError("chat needs a terminal; in a script or a pipe use 'mlx-maverick generate'")
     model, sampling = options.required_model(args), options.sampling(args)
     check_model(model)

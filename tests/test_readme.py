@@ -1,0 +1,49 @@
+"""README is true: its Python runs, and its commands have the options it gives them."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from mlx_maverick.cli.main import VERBS, _parser
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+SHELL = "\n".join(re.findall(r"```sh\n(.*?)```", README, re.DOTALL))
+COMMANDS = re.findall(r"mlx-maverick (?:" + "|".join(VERBS) + r")\b[^\n|]*", SHELL)
+
+
+def test_there_is_something_to_check() -> None:
+    assert len(PYTHON) == 2
+    assert len(COMMANDS) >= 6
+
+
+@pytest.mark.parametrize("code", PYTHON, ids=range(len(PYTHON)))
+def test_python(code: str, maverick_mini: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As printed, but with a model and a picture that are there, and shorter answers."""
+    picture = maverick_mini / "golden/images/05_640x480_RGB.png"
+    code = code.replace('"Maverick-e4r4"', repr(str(maverick_mini)))
+    code = code.replace('"photo.jpg"', repr(str(picture))).replace("=200", "=5")
+    names: dict[str, object] = {}
+    exec(compile(code, "README.md", "exec"), names)
+    if "landed" in names:
+        assert names["landed"] == 3
+        assert names["features"].shape == (13 * 4, 128)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_parse(command: str) -> None:
+    words = shlex.split(command)[1:]
+    assert _parser(words[0]).parse_args(words).verb == words[0]
+
+
+def test_every_verb_is_shown() -> None:
+    assert {verb for verb in VERBS if f"mlx-maverick {verb}" in README} == set(VERBS)
+
+
+def test_make_targets_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"make (\w+)`|^make (\w+)", README, re.MULTILINE):
+        assert re.search(rf"^{''.join(target)}:", makefile, re.MULTILINE)
