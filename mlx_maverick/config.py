@@ -119,12 +119,12 @@ class ModelConfig:
     source_quantization: str | None  # a format only `convert` reads, for instance FP8
 
     @staticmethod
-    def from_folder(folder: Path) -> "ModelConfig":
+    def from_folder(folder: str | Path) -> "ModelConfig":
         """Read `folder/config.json`.
 
         Raises NotFound without one, BadCheckpoint if it is not valid or not a Llama 4.
         """
-        return ModelConfig.from_dict(read_json(folder / "config.json"), str(folder))
+        return ModelConfig.from_dict(read_json(Path(folder) / "config.json"), str(folder))
 
     @staticmethod
     def from_dict(raw: Mapping[str, Any], where: str = "config.json") -> "ModelConfig":

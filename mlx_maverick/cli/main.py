@@ -73,7 +73,7 @@ class Parser(argparse.ArgumentParser):
 
 def _parser(chosen: str | None) -> argparse.ArgumentParser:
     """The parser; only the chosen verb's module is imported to fill in its arguments."""
-    common = argparse.ArgumentParser(add_help=False)
+    common = Parser(add_help=False)
     common.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser = Parser(
         prog="mlx-maverick",
