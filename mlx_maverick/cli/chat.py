@@ -12,15 +12,7 @@ from . import options
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_model(parser)
-    parser.add_argument(
-        "--image",
-        "-i",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="a picture to go with the first message; may be repeated",
-    )
-    parser.add_argument("--system", metavar="TEXT", help="the system prompt")
+    options.add_message(parser)
     options.add_sampling(parser)
 
 

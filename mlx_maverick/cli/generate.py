@@ -20,15 +20,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_model(parser)
     parser.add_argument("--prompt", "-p", metavar="TEXT", help="the prompt; '-' reads stdin")
-    parser.add_argument(
-        "--image",
-        "-i",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="a picture (path or URL), shown before the text; may be repeated",
-    )
-    parser.add_argument("--system", metavar="TEXT", help="the system prompt")
+    options.add_message(parser)
     parser.add_argument(
         "--raw",
         action="store_true",

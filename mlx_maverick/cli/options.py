@@ -42,6 +42,18 @@ def required_model(args: argparse.Namespace) -> str:
     return str(args.model)
 
 
+def add_message(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--image",
+        "-i",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a picture, shown before the text; may be repeated",
+    )
+    parser.add_argument("--system", metavar="TEXT", help="the system prompt")
+
+
 def add_sampling(parser: argparse.ArgumentParser) -> None:
     default = Sampling()
     group = parser.add_argument_group("sampling")
