@@ -48,7 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a character shows "?"
             stream.reconfigure(errors="replace")
     try:
-        return int(importlib.import_module(f".{args.verb}", __package__).run(args))
+        code = int(importlib.import_module(f".{args.verb}", __package__).run(args))
+        sys.stdout.flush()  # here, where a reader that went away can still be handled
+        return code
     except BrokenPipeError:
         # The reader of our output went away (`| head`); Python would complain at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
