@@ -30,12 +30,12 @@ def tensors(folder: Path) -> dict[str, mx.array]:
 
 def change(folder: Path, changes: Mapping[str, mx.array | None]) -> Path:
     """Replace, add (into the first shard) or drop (None) tensors, and keep the index true."""
+    mx.eval([value for value in changes.values() if value is not None])
     index = json.loads((folder / INDEX).read_text())
     home = index["weight_map"]
     first = min(home.values())
     for shard in {home.get(name, first) for name in changes}:
         held = mx.load(str(folder / shard))
-        mx.eval(held)
         for name, value in changes.items():
             if home.get(name, first) != shard:
                 continue
@@ -43,6 +43,7 @@ def change(folder: Path, changes: Mapping[str, mx.array | None]) -> Path:
                 held.pop(name)
             else:
                 held[name] = value
+        mx.eval(held)  # lazy arrays may still have to be read from the file to be replaced
         mx.save_safetensors(str(folder / shard), held, metadata={"format": "pt"})
     for name, value in changes.items():
         if value is None:
