@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mlx_maverick.config import Quant
+from mlx_maverick.config import Quant, read_json
 
 COPIED = (
     "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json",
@@ -20,9 +20,16 @@ COPIED = (
 
 
 def copies(source: Path) -> list[Path]:
-    """The source's files that the output takes over unchanged, sorted by name."""
+    """The source's files that the output takes over unchanged, sorted by name.
+
+    Raises BadCheckpoint if one that should be JSON is not.
+    """
     found = {path for pattern in COPIED for path in source.glob(pattern) if path.is_file()}
-    return sorted(path for path in found if path.suffix not in (".py", ".safetensors"))
+    kept = sorted(path for path in found if path.suffix not in (".py", ".safetensors"))
+    for path in kept:
+        if path.suffix == ".json":
+            read_json(path)  # a damaged one would only be noticed when the model is used
+    return kept
 
 
 def config(raw: Mapping[str, Any], quants: Mapping[str, Quant]) -> dict[str, Any]:
@@ -35,7 +42,11 @@ def config(raw: Mapping[str, Any], quants: Mapping[str, Quant]) -> dict[str, Any
     """
     kept = dict(raw)
     if isinstance(text := raw.get("text_config"), Mapping):
-        kept["text_config"] = {k: v for k, v in text.items() if k != "quantization_config"}
+        text = {k: v for k, v in text.items() if k != "quantization_config"}
+        if isinstance(tuning := text.get("attn_temperature_tuning"), int):
+            # transformers 4.51 wrote 4 for "yes", which no other version reads.
+            text["attn_temperature_tuning"] = bool(tuning)
+        kept["text_config"] = text
     ((default, _),) = Counter(quants.values()).most_common(1)
     section: dict[str, Any] = _fields(default)
     section |= {path: _fields(quant) for path, quant in quants.items() if quant != default}

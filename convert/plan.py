@@ -14,6 +14,7 @@ from mlx_maverick.checkpoint import INDEX, Checkpoint, Tensor
 from mlx_maverick.config import ModelConfig, Quant, read_json
 from mlx_maverick.errors import BadCheckpoint, DoesNotFit, UsageError
 from mlx_maverick.names import tensor_class
+from mlx_maverick.units import gb
 
 from . import documents, published
 from .layout import Entry, Layout, json_bytes
@@ -84,7 +85,7 @@ class Plan:
         free, needed = shutil.disk_usage(folder).free, self.nbytes + MARGIN_BYTES
         if needed > free:
             raise DoesNotFit(
-                f"the output takes {needed / 1e9:,.4g} GB, but {folder} has {free / 1e9:,.4g} GB "
+                f"the output needs {gb(needed)}, and the disk of {folder.parent} has {gb(free)} "
                 "free; make room, or choose another disk"
             )
 

@@ -1,5 +1,5 @@
 """`python -m mlx_maverick` is the same as `mlx-maverick`."""
 
-from .cli.main import main
+from .cli.entry import entry
 
-raise SystemExit(main())
+entry()

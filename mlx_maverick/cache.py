@@ -45,8 +45,11 @@ class KVBuffer:
         if end > self.capacity:
             wanted = -(-max(end, reserve) // KV_STEP) * KV_STEP
             capacity = min(wanted, self.limit) if self.limit else wanted
-            self.keys = _grown(self.keys, keys, at, capacity)
-            self.values = _grown(self.values, values, at, capacity)
+            # Both or neither, should an interrupt come between them.
+            self.keys, self.values = (
+                _grown(self.keys, keys, at, capacity),
+                _grown(self.values, values, at, capacity),
+            )
         assert self.keys is not None
         assert self.values is not None
         self.keys[:, :, at:end] = keys

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .errors import UsageError
-from .events import Event, Reply, Token, collect
+from .events import Event, Prefill, Reply, Token, collect
 from .images import Picture, Source, load_picture
 from .sampling import Sampling
 
@@ -54,7 +54,8 @@ class Chat:
         answer = {"role": "assistant", "content": ""}
         accepted = False
         for event in events:
-            if not accepted:
+            # The first event only says what the cache holds; with the next, work was done.
+            if not accepted and not (isinstance(event, Prefill) and event.done < event.total):
                 self.messages += [question, answer]
                 accepted = True
             if isinstance(event, Token):

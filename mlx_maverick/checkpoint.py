@@ -19,6 +19,7 @@ INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 # The safetensors library's own bound on a header.
 MAX_HEADER_BYTES = 100_000_000
+LFS_POINTER = b"version https://git-lfs.github.com/spec/v1"
 
 # Bits of one element. Sub-byte and exotic types are listed so that an error can name them.
 DTYPE_BITS = {
@@ -149,6 +150,10 @@ def read_header(file: Path) -> list[Tensor]:
             head = handle.read(8)
             if len(head) < 8:
                 raise bad(f"is cut short ({size} bytes)")
+            if head == LFS_POINTER[:8]:
+                raise BadCheckpoint(
+                    f"{file} is a Git LFS pointer, not the file; fetch it with 'hf download'"
+                )
             (length,) = struct.unpack("<Q", head)
             if length > size - 8:
                 raise bad(f"has a header of {length} bytes, larger than the file ({size})")

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from .errors import BadCheckpoint, NotFound
+from .names import canonical
 
 # Absent from the published config.json; values of the reference implementation
 # (transformers, Llama4TextConfig).
 DEFAULT_FLOOR_SCALE = 8192
 DEFAULT_ATTN_SCALE = 0.1
 NO_ROPE_INTERVAL = 4
+MAX_LAYERS = 1000  # a bound on what a damaged file makes us allocate
 
 
 @dataclass(frozen=True)
@@ -229,6 +231,8 @@ def _text(keys: _Keys) -> TextConfig:
     keys.only("hidden_act", "silu")
     keys.only("num_experts_per_tok", 1)
     layers = keys.whole("num_hidden_layers")
+    if layers > MAX_LAYERS:
+        raise keys.fail("num_hidden_layers", f"is {layers}, more than {MAX_LAYERS}")
     heads = keys.whole("num_attention_heads")
     hidden = keys.whole("hidden_size")
 
@@ -286,6 +290,9 @@ def _rope(keys: _Keys) -> tuple[float, RopeScaling | None]:
     if not isinstance(raw, Mapping):
         raise keys.fail(key, "is not an object")
     inner = _Keys(raw, f"{keys.where}.{key}")
+    nested = next((k for k, v in raw.items() if isinstance(v, Mapping)), None)
+    if nested:  # one setting for each kind of layer, as other models have it
+        raise inner.fail(nested, "is an object; Llama 4 has one setting for all layers")
     theta = inner.number("rope_theta", keys.number("rope_theta", 500000.0))
     kind = raw.get("rope_type", raw.get("type", "default"))
     if kind == "default":
@@ -304,6 +311,10 @@ def _vision(keys: _Keys) -> VisionConfig:
     keys.only("hidden_act", "gelu")
     keys.only("vision_feature_select_strategy", "default")
     rope = keys.get("rope_parameters", {})
+    if not isinstance(rope, Mapping):
+        raise keys.fail("rope_parameters", "is not an object")
+    if keys.whole("image_size") % keys.whole("patch_size"):
+        raise keys.fail("image_size", "is not a multiple of patch_size")
     return VisionConfig(
         hidden_size=keys.whole("hidden_size"),
         num_hidden_layers=keys.whole("num_hidden_layers"),
@@ -330,9 +341,9 @@ def _quantization(raw: Mapping[str, Any], where: str) -> Quantization | None:
     overrides: dict[str, Quant | None] = {}
     for path, value in section.items():
         if isinstance(value, Mapping):
-            overrides[path] = _quant(_Keys(value, f"{where}: quantization[{path!r}]"))
+            overrides[canonical(path)] = _quant(_Keys(value, f"{where}: quantization[{path!r}]"))
         elif value is False:
-            overrides[path] = None
+            overrides[canonical(path)] = None
     return Quantization(_quant(_Keys(section, f"{where}: quantization")), overrides)
 
 

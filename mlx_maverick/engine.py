@@ -14,13 +14,15 @@ import mlx.core as mx
 import numpy as np
 
 from .cache import Cache
-from .errors import UsageError
+from .errors import BadCheckpoint, UsageError
 from .events import Finished, FinishReason, Prefill, Stats
 from .memory import PREFILL_STEP
 from .model import Llama4
 from .sampling import Sampling
 
 Sampler = Callable[[mx.array], mx.array]
+
+NOT_A_NUMBER = -1  # in place of a token
 
 
 class Features(Protocol):
@@ -54,14 +56,11 @@ def generate(
 
     `context` is the most tokens prompt and answer may have together. `should_stop` is asked
     between prefill steps and between tokens. At every event the cache holds a prefix of
-    `ids` plus the tokens sampled so far. Raises UsageError for a prompt that is too long.
+    `ids` plus the tokens sampled so far. Raises UsageError for a prompt that is too long,
+    BadCheckpoint if the weights make no numbers.
     """
     cached, total = cache.length, len(ids)
-    if total >= context:
-        raise UsageError(
-            f"the prompt has {total} tokens, which leaves no room for an answer in the context "
-            f"of {context}; shorten it, or use a larger --context"
-        )
+    check_length(total, context)
     if cached >= total:
         raise ValueError(f"the cache holds {cached} tokens of a prompt of {total}")
     limit = min(sampling.max_tokens or context, context - total)
@@ -93,6 +92,11 @@ def generate(
             hidden = model.text(model.text.embed_tokens(token[None]), cache)
             ahead = _sampled(model, hidden, sample)
         id = int(np.array(token)[0])
+        if id == NOT_A_NUMBER:
+            raise BadCheckpoint(
+                "the model computes values that are not numbers: its weights are damaged; "
+                "run 'mlx-maverick verify' on the folder, or make it again"
+            )
         first = first or perf_counter()
         yield Sampled(id, stop=id in stop_ids)
         if id in stop_ids:
@@ -102,6 +106,15 @@ def generate(
             reason = FinishReason.CANCELLED
             break
     yield _finished(reason, total, cached, count, prefill_seconds, perf_counter() - first)
+
+
+def check_length(total: int, context: int) -> None:
+    """Raises UsageError for a prompt that leaves no room for an answer."""
+    if total >= context:
+        raise UsageError(
+            f"the prompt has {total} tokens, which leaves no room for an answer in the context "
+            f"of {context}; shorten it, or use a larger --context"
+        )
 
 
 def _prefill(
@@ -124,7 +137,10 @@ def _prefill(
 def _sampled(model: Llama4, hidden: mx.array, sample: Sampler) -> mx.array:
     """The token after the last of `hidden` [1, L, hidden]: [1], on its way."""
     logits = model.text.logits(hidden[:, -1]).astype(mx.float32)
-    token = sample(logits - mx.logsumexp(logits, axis=-1, keepdims=True))
+    total = mx.logsumexp(logits, axis=-1, keepdims=True)
+    token = sample(logits - total)
+    # Found out together with the token, at no extra wait.
+    token = mx.where(mx.isfinite(total[:, 0]), token.astype(mx.int32), NOT_A_NUMBER)
     mx.async_eval(token)  # type: ignore[no-untyped-call]
     return token
 

@@ -16,9 +16,12 @@ def resolve(model: str | Path) -> Path:
 
     Raises NotFound, with the command that downloads a repository.
     """
-    path = Path(model).expanduser()
-    if path.is_dir():
-        return path
+    try:
+        path = Path(model).expanduser()
+        if path.is_dir():
+            return path
+    except (RuntimeError, ValueError):  # ~ of nobody; a NUL in the name
+        raise NotFound(f"{str(model)!r} does not exist; give a model folder") from None
     if path.exists():
         raise NotFound(f"{path} is a file; give the model's folder")
     if not _REPO.fullmatch(str(model)) or str(model).startswith("."):

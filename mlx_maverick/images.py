@@ -8,9 +8,11 @@ squashed into one more tile at the end.
 
 import base64
 import hashlib
+import http.client
 import io
 import math
 import urllib.error
+import urllib.parse
 import urllib.request
 import warnings
 from collections.abc import Sequence
@@ -23,14 +25,19 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .config import ModelConfig, VisionConfig
-from .errors import BadImage, NotFound, UsageError
+from .errors import BadImage, MaverickError, NotFound, UsageError
 
 MAX_TILES = 16
-# Above this a picture is refused before it is decoded: 100 megapixels take 300 MB as RGB,
-# and more than sixteen tiles of 336 pixels can show none of it.
+# Above this a picture is refused before it is decoded: 100 megapixels take up to 0.8 GB while
+# they are made RGB, and sixteen tiles of 336 pixels show 1.8 of them.
 MAX_PIXELS = 100_000_000
 MAX_BYTES = 200_000_000
 TIMEOUT_SECONDS = 30
+# Pictures people have. Not all that Pillow opens: EPS, for one, starts a PostScript
+# interpreter on the file. HEIF is there where the pillow-heif plugin registered it.
+FORMATS = (
+    "JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "ICO", "PPM", "HEIF",
+)  # fmt: skip
 
 Source = str | Path | bytes | Image.Image
 
@@ -136,38 +143,43 @@ def open_image(source: Source) -> Image.Image:
     Raises NotFound for a missing file and BadImage for anything that is no usable picture.
     """
     if isinstance(source, Image.Image):
-        return _upright_rgb(source, "the picture")
+        return _upright_rgb(source.copy(), "the picture")
     if isinstance(source, bytes):
         return _decoded(io.BytesIO(source), f"the picture ({len(source)} bytes)")
-    text = str(source)
-    if isinstance(source, str) and text.startswith("data:"):
-        return _decoded(io.BytesIO(_data_url(text)), "the picture in the data URL")
-    if isinstance(source, str) and text.startswith(("http://", "https://")):
-        return _decoded(io.BytesIO(_download(text)), text)
-    path = Path(source).expanduser()
+    if isinstance(source, str) and source.startswith("data:"):
+        return _decoded(io.BytesIO(_data_url(source)), "the picture in the data URL")
+    if isinstance(source, str) and source.startswith(("http://", "https://")):
+        return _decoded(io.BytesIO(_download(source)), source)
+    if not isinstance(source, str | Path):
+        raise UsageError(f"a picture is a path, bytes, a PIL image or a URL, not {source!r}")
+    if not str(source) or "://" in str(source):
+        raise UsageError(f"{source!r} is neither a path nor an http(s) or data URL")
     try:
+        path = Path(source).expanduser()
         with path.open("rb") as file:
             return _decoded(file, str(path))
-    except FileNotFoundError:
-        raise NotFound(f"{path} does not exist; check the picture's path") from None
+    except (FileNotFoundError, RuntimeError, ValueError):  # no such user; a NUL in the name
+        raise NotFound(f"{source} does not exist; check the picture's path") from None
     except OSError as e:
-        raise BadImage(f"{path} cannot be read ({e.strerror}); check the picture") from None
+        raise BadImage(f"{source} cannot be read ({e.strerror}); check the picture") from None
 
 
 def _decoded(file: IO[bytes], name: str) -> Image.Image:
     try:
         with warnings.catch_warnings():
-            # Pillow warns from 89 megapixels on; `_upright_rgb` refuses what is too large.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(file)
-        with image:
-            return _upright_rgb(image, name)
+            # Of sizes, which `_upright_rgb` judges, and of odd tags, which do no harm.
+            warnings.simplefilter("ignore")
+            Image.init()
+            with Image.open(file, formats=[f for f in FORMATS if f in Image.OPEN]) as image:
+                return _upright_rgb(image, name)
+    except MaverickError:
+        raise
     except UnidentifiedImageError:
-        raise BadImage(f"{name} is not a picture Pillow can read; save it as PNG or JPEG") from None
+        raise BadImage(f"{name} is not a picture we can read; save it as PNG or JPEG") from None
     except Image.DecompressionBombError:
-        raise BadImage(f"{name} has more than {MAX_PIXELS // 10**6} megapixels; scale it") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as e:
-        # Pillow reports damaged files as any of these.
+        most = MAX_PIXELS // 10**6
+        raise BadImage(f"{name} has over {most} megapixels, the limit; scale it down") from None
+    except Exception as e:  # noqa: BLE001 - Pillow's decoders fail in every possible way
         raise BadImage(f"{name} is damaged ({e}); save it again as PNG or JPEG") from None
 
 
@@ -180,16 +192,30 @@ def _upright_rgb(image: Image.Image, name: str) -> Image.Image:
             f"{name} has {width * height / 1e6:.0f} megapixels ({width} x {height}), above the "
             f"limit of {MAX_PIXELS // 10**6}; scale it down"
         )
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16") or image.mode == "I":
-        # Sixteen-bit grey: Pillow would clip it to white instead of scaling it.
-        values = np.asarray(image).astype(np.float32)
-        return Image.fromarray((values / 257).round().clip(0, 255).astype(np.uint8)).convert("RGB")
+    ImageOps.exif_transpose(image, in_place=True)
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        image = Image.fromarray(_grey_levels(np.asarray(image), name))
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, "white")
-        return Image.alpha_composite(white, rgba).convert("RGB")
+        image = Image.new("RGB", rgba.size, "white")
+        image.paste(rgba, mask=rgba)
     return image.convert("RGB")
+
+
+def _grey_levels(values: Any, name: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Wide grey values as 0..255; Pillow would clip them to black or white."""
+    low, high = values.min(), values.max()
+    if values.dtype.kind == "f" and low >= 0 and high <= 1:
+        values = values * 255
+    elif values.dtype == np.uint16 or (values.dtype.kind != "f" and 255 < high <= 65535):
+        values = values >> 8
+    if not (low >= 0 and values.max() <= 255):  # also false for NaN
+        raise BadImage(
+            f"{name} has grey values from {low} to {high}, whose scale is unknown; "
+            "save it with 8 bits"
+        )
+    levels: np.ndarray[Any, np.dtype[np.uint8]] = values.round().astype(np.uint8)
+    return levels
 
 
 def _data_url(url: str) -> bytes:
@@ -204,14 +230,15 @@ def _data_url(url: str) -> bytes:
 
 def _download(url: str) -> bytes:
     # urllib follows redirects to the web only, never to a file.
-    request = urllib.request.Request(url, headers={"User-Agent": "mlx-maverick"})
+    quoted = urllib.parse.quote(url, safe="%/:?#[]@!$&'()*+,;=~")
     try:
+        request = urllib.request.Request(quoted, headers={"User-Agent": "mlx-maverick"})
         with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as reply:
             data: bytes = reply.read(MAX_BYTES + 1)
     except urllib.error.HTTPError as e:
         kind = NotFound if e.code == 404 else BadImage
         raise kind(f"{url} answers {e.code} {e.reason}; check the address") from None
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, http.client.HTTPException) as e:
         reason = getattr(e, "reason", e)
         raise BadImage(f"{url} cannot be fetched ({reason}); check address and network") from None
     if len(data) > MAX_BYTES:

@@ -5,10 +5,12 @@ thread that loaded it, because MLX's streams do.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import mlx.core as mx
+from PIL import Image
 
 from . import engine, hub, memory
 from .checkpoint import Checkpoint
@@ -53,21 +55,62 @@ def load(
     has); memory is checked for it. `progress(done, layers)` is called while reading.
     Raises NotFound, BadCheckpoint, UsageError, and DoesNotFit before anything big is read.
     """
-    folder = hub.resolve(model)
-    config = ModelConfig.from_folder(folder)
-    most = config.text.max_position_embeddings
-    context = min(DEFAULT_CONTEXT, most) if context is None else context
-    if not 2 <= context <= most:
-        raise UsageError(f"context {context} is not between 2 and the model's {most} tokens")
-    checkpoint = Checkpoint.open(folder)
-    limit = memory.machine_limit()
-    element = (dtype or default_dtype()).size
-    weights = loaded_bytes(checkpoint, element)
-    budget = memory.Budget.of(config, weights, context, element_bytes=element)
-    memory.check(budget, limit, str(model))
-    prompt = Prompt.from_folder(folder)
-    memory.set_limits(limit)
-    return Maverick(load_model(folder, dtype, progress), prompt, Path(model).name, context)
+    return Unread.open(model, context, dtype).load(progress)
+
+
+@dataclass(frozen=True)
+class Unread:
+    """A model that was checked and fits, and whose weights are not read yet.
+
+    Prompts can be encoded already, so that a mistake in one does not cost a long load.
+    """
+
+    folder: Path
+    name: str
+    context: int
+    dtype: mx.Dtype
+    prompt: Prompt
+    memory_limit: int
+
+    @staticmethod
+    def open(
+        model: str | Path, context: int | None = None, dtype: mx.Dtype | None = None
+    ) -> "Unread":
+        """Raises as `load`."""
+        folder = hub.resolve(model)
+        config = ModelConfig.from_folder(folder)
+        most = config.text.max_position_embeddings
+        context = min(DEFAULT_CONTEXT, most) if context is None else context
+        if not isinstance(context, int) or not 2 <= context <= most:
+            raise UsageError(f"context {context!r} is not between 2 and the model's {most} tokens")
+        checkpoint = Checkpoint.open(folder)
+        dtype = dtype or default_dtype()
+        weights = loaded_bytes(checkpoint, dtype.size)
+        budget = memory.Budget.of(config, weights, context, element_bytes=dtype.size)
+        limit = memory.machine_limit()
+        memory.check(budget, limit, str(model))
+        prompt = Prompt.from_folder(folder)
+        return Unread(folder, Path(model).name, context, dtype, prompt, limit)
+
+    def load(self, progress: Callable[[int, int], None] | None = None) -> "Maverick":
+        """Read the weights. Raises BadCheckpoint."""
+        memory.set_limits(self.memory_limit)
+        model = load_model(self.folder, self.dtype, progress)
+        return Maverick(model, self.prompt, self.name, self.context)
+
+    def encode(self, messages: str | Sequence[Message]) -> Encoded:
+        """A conversation that `Maverick.stream_encoded` can take. Raises UsageError,
+        NotFound or BadImage for one that cannot be answered."""
+        return _checked(self.prompt.encode(messages), self.context)
+
+    def encode_text(self, text: str) -> Encoded:
+        """Raw text without the chat template, as base models need it."""
+        return _checked(self.prompt.encode_text(text), self.context)
+
+
+def _checked(prompt: Encoded, context: int) -> Encoded:
+    engine.check_length(len(prompt.ids), context)
+    return prompt
 
 
 class Maverick:
@@ -126,20 +169,29 @@ class Maverick:
         """
         if sampling is not None and options:
             raise UsageError("give either sampling or single options, not both")
+        sampling = sampling or Sampling(**options)
         encoded = self.prompt.encode(_with_images(messages, images))
-        if encoded.images and not self.vision:
+        return self.stream_encoded(encoded, session, sampling, should_stop)
+
+    def stream_encoded(
+        self,
+        prompt: Encoded,
+        session: Session | None = None,
+        sampling: Sampling | None = None,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> Iterator[Event]:
+        """The same for a prompt from `Prompt.encode`, or `encode_text` for raw text."""
+        if prompt.images and not self.vision:
             raise UsageError(f"{self.name} sees no pictures: the folder holds no vision tower")
-        return self._events(
-            encoded, session or self.session(), sampling or Sampling(**options), should_stop
-        )
+        prompt = _checked(prompt, self.context)
+        return self._events(prompt, session or self.session(), sampling or Sampling(), should_stop)
 
     def stream_text(
         self, text: str, sampling: Sampling | None = None, **options: Unpack[Options]
     ) -> Iterator[Event]:
         """Continue raw text without the chat template, as base models need it."""
         encoded = self.prompt.encode_text(text)
-        sampling = sampling or Sampling(**options)
-        return self._events(encoded, self.session(), sampling, lambda: False)
+        return self.stream_encoded(encoded, sampling=sampling or Sampling(**options))
 
     def chat(self, system: str | None = None, **options: Unpack[Options]) -> "Chat":
         """A conversation that keeps its KV cache."""
@@ -165,30 +217,31 @@ class Maverick:
         text = TextStream(self.prompt.detokenizer(), sampling.stop)
         session.begin(prompt)
         last = -1
-        for event in engine.generate(
-            self.model,
-            session.cache,
-            prompt.ids,
-            sampling=sampling,
-            context=self.context,
-            stop_ids=self.prompt.stop_ids,
-            features=PictureFeatures(self.model, prompt, self._pictures),
-            should_stop=lambda: text.stopped or should_stop(),
-        ):
-            if isinstance(event, engine.Sampled):
-                session.append(event.id)
-                if not event.stop:
-                    last = event.id
-                    yield Token(text.add(event.id), event.id)
-            elif isinstance(event, Finished):
-                rest = text.finish()
-                if rest:
-                    yield Token(rest, last)
-                self._forget_pictures()
-                reason = FinishReason.STOP if text.stopped else event.reason
-                yield Finished(reason, event.stats)
-            else:
-                yield event
+        try:
+            for event in engine.generate(
+                self.model,
+                session.cache,
+                prompt.ids,
+                sampling=sampling,
+                context=self.context,
+                stop_ids=self.prompt.stop_ids,
+                features=PictureFeatures(self.model, prompt, self._pictures),
+                should_stop=lambda: text.stopped or should_stop(),
+            ):
+                if isinstance(event, engine.Sampled):
+                    session.append(event.id)
+                    if not event.stop:
+                        last = event.id
+                        yield Token(text.add(event.id), event.id)
+                elif isinstance(event, Finished):
+                    if rest := text.finish():
+                        yield Token(rest, last)
+                    reason = FinishReason.STOP if text.stopped else event.reason
+                    yield Finished(reason, event.stats)
+                else:
+                    yield event
+        finally:
+            self._forget_pictures()  # also when the caller stops listening
 
     def _forget_pictures(self) -> None:
         while len(self._pictures) > KEPT_PICTURES:
@@ -198,6 +251,8 @@ class Maverick:
 def _with_images(
     messages: str | Sequence[Message], images: Sequence[Source | Picture]
 ) -> str | Sequence[Message]:
+    if isinstance(images, str | bytes | Path | Image.Image):
+        images = [images]  # one picture is as good as a list of one
     if not images:
         return messages
     if not isinstance(messages, str):

@@ -14,6 +14,7 @@ from .config import ModelConfig, TextConfig, VisionConfig
 from .errors import DoesNotFit
 from .names import tensor_class
 from .pressure import Pressure, Reading, read
+from .units import gb
 
 if TYPE_CHECKING:  # at run time inside functions: the converter's plan reads budgets from here
     from .convert.recipe import Recipe
@@ -62,7 +63,7 @@ def working_bytes(config: ModelConfig, prefill_step: int = PREFILL_STEP) -> int:
 
     An upper estimate, not a measurement. Text: for each token, per live layer, four hidden
     states, q, k and v before and after rotary, and gate, up and their product of the wider
-    MLP; then logits of every position in float32. Pictures: the same of the vision tower for
+    MLP; then logits of the last position in float32. Pictures: the same of the vision tower for
     17 tiles, and attention scores, as its head size (88) has no fused kernel. The two do not
     run at the same time, so the larger counts. The text's attention is fused and keeps no
     scores.
@@ -72,7 +73,7 @@ def working_bytes(config: ModelConfig, prefill_step: int = PREFILL_STEP) -> int:
     dense = 0 if all(text.moe_layers) else 3 * text.intermediate_size_mlp
     moe = 2 * 3 * text.intermediate_size if any(text.moe_layers) else 0  # routed and shared
     token = 4 * text.hidden_size + 3 * projected + max(dense, moe)
-    prefill = prefill_step * (token * LIVE_LAYERS * ACTIVATION_BYTES + text.vocab_size * 4)
+    prefill = prefill_step * token * LIVE_LAYERS * ACTIVATION_BYTES + text.vocab_size * 4
     return max(prefill, _picture_bytes(config.vision) if config.vision else 0)
 
 
@@ -184,9 +185,9 @@ def check(budget: Budget, limit: int, model_name: str, memory: int | None = None
     """
     if budget.total > limit:
         raise DoesNotFit(
-            f"{model_name} needs {_gb(budget.total)} (weights {_gb(budget.weights)}, KV cache at "
-            f"{budget.context:,} tokens {_gb(budget.kv)}, working room {_gb(budget.working)}) and "
-            f"this machine gives {_gb(limit)}; {advice(budget, limit, memory)}"
+            f"{model_name} needs {gb(budget.total)} (weights {gb(budget.weights)}, KV cache at "
+            f"{budget.context:,} tokens {gb(budget.kv)}, working room {gb(budget.working)}) and "
+            f"this machine gives {gb(limit)}; {advice(budget, limit, memory)}"
         )
 
 
@@ -211,7 +212,7 @@ def advice(budget: Budget, limit: int, memory: int | None = None) -> str:
     for ceiling in dict.fromkeys((limit, raisable)):
         if found := smaller_recipe(budget, ceiling):
             recipe, size = found
-            convert = f"convert it with the smaller recipe {recipe.name} ({_gb(size)})"
+            convert = f"convert it with the smaller recipe {recipe.name} ({gb(size)})"
             if ceiling == limit:
                 return convert
             return f"{convert} and {_raise_limit(size + budget.kv + budget.working, raisable)}"
@@ -226,10 +227,6 @@ def _raise_limit(need: int, most: int) -> str:
         f"raise the GPU's limit until the next restart with "
         f"'sudo sysctl iogpu.wired_limit_mb={max(limit, math.ceil(need / mib))}'"
     )
-
-
-def _gb(nbytes: int) -> str:
-    return f"{nbytes / 10**9:.1f} GB"
 
 
 _wired = False

@@ -48,7 +48,8 @@ def tensor_class(name: str) -> TensorClass | None:
 
 
 def canonical(name: str) -> str:
-    """The name as in the published checkpoint; text-only ones leave `language_model.` out."""
-    if name.startswith(("model.", "lm_head.")):
+    """The name of a tensor or module as in the published checkpoint; text-only ones leave
+    `language_model.` out."""
+    if name.startswith(("model.", "lm_head.")) or name == "lm_head":
         return "language_model." + name
     return name

@@ -5,6 +5,7 @@ the tokenizer, never assumed.
 """
 
 import copy
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -63,29 +64,20 @@ class Prompt:
 
         Raises NotFound or BadCheckpoint naming the file.
         """
-        from mlx_lm.tokenizer_utils import load as load_tokenizer
-
         folder = Path(path)
         config = ModelConfig.from_folder(folder)
         if not (folder / "tokenizer.json").is_file():
             raise NotFound(f"{folder} has no tokenizer.json; copy it from the original model")
-        try:
-            tokenizer = load_tokenizer(folder)
-        except (OSError, ValueError, KeyError, TypeError) as e:
-            reason = str(e).splitlines()[0] if str(e) else type(e).__name__
-            raise BadCheckpoint(f"{folder}: the tokenizer cannot be loaded ({reason})") from None
+        tokenizer = _load_tokenizer(folder)
         return Prompt(tokenizer, config, _stop_ids(folder, tokenizer), str(folder))
 
     def detokenizer(self) -> Any:
         """A fresh streaming detokenizer (mlx-lm's); the token table is shared, not rebuilt."""
-        from mlx_lm.tokenizer_utils import BPEStreamingDetokenizer
-
         fresh = copy.copy(self._detokenizer)
         fresh.reset()
-        if isinstance(fresh, BPEStreamingDetokenizer):
-            # It drops a space at the very beginning, which is part of a raw continuation;
-            # so this is not the very beginning.
-            fresh.text, fresh.offset = " ", 1
+        # It drops a space at the very beginning, which is part of a raw continuation; so
+        # this is not the very beginning.
+        fresh.text, fresh.offset = " ", 1
         return fresh
 
     def count_tokens(self, text: str) -> int:
@@ -102,7 +94,10 @@ class Prompt:
         """
         images: list[Picture] = []
         plain = [self._message(m, images) for m in _listed(messages)]
-        if not any(_says_something(m["content"]) for m in plain if m["role"] != "system"):
+        last = plain[-1]
+        if last["role"] == "assistant":
+            raise UsageError("the last message is the assistant's; end with a user's")
+        if last["role"] == "system" or not _says_something(last["content"]):
             raise UsageError("the prompt is empty; write a message")
         rendered, mark = self._render(plain)
         ids = self._ids(rendered, mark)
@@ -123,6 +118,8 @@ class Prompt:
         role, content = message.get("role"), message.get("content")
         if role not in ROLES:
             raise UsageError(f"role {role!r} is not one of {', '.join(ROLES)}")
+        if content is None and message.get("tool_calls"):
+            content = ""  # as OpenAI's clients write it
         if isinstance(content, str):
             return {**message, "content": content}
         if not isinstance(content, Sequence):
@@ -149,26 +146,38 @@ class Prompt:
         if not self.tokenizer.chat_template:
             raise BadCheckpoint(
                 f"{self.name} has no chat template (a base model?); "
-                "use a raw prompt, or copy chat_template.jinja from the instruct model"
+                "use --raw (stream_text), or copy chat_template.jinja from the instruct model"
             )
         import jinja2
 
         mark = _unused_character(messages)
         marked = [
-            {**m, "content": _map_text(m["content"], lambda text: self._escaped(text, mark))}
+            {"role": m["role"], **{k: self._escaped(v, mark) for k, v in m.items() if k != "role"}}
             for m in messages
         ]
         try:
             text = self.tokenizer.apply_chat_template(
                 marked, tokenize=False, add_generation_prompt=True
             )
+        except jinja2.TemplateSyntaxError as e:
+            raise BadCheckpoint(
+                f"{self.name}: the chat template is damaged (line {e.lineno}: {e.message}); "
+                "copy chat_template.jinja from the original model"
+            ) from None
         except (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError) as e:
             # A template is a program: what it cannot handle fails inside it.
             raise UsageError(f"the chat template refuses these messages ({e})") from e
         return str(text), mark
 
-    def _escaped(self, text: str, mark: str) -> str:
-        return self._special_pattern.sub(lambda m: m[0][0] + mark + m[0][1:], text)
+    def _escaped(self, value: Any, mark: str) -> Any:
+        """`value` with the mark in every special token of every string in it."""
+        if isinstance(value, str):
+            return self._special_pattern.sub(lambda m: m[0][0] + mark + m[0][1:], value)
+        if isinstance(value, Mapping):
+            return {key: self._escaped(item, mark) for key, item in value.items()}
+        if isinstance(value, Sequence):
+            return [self._escaped(item, mark) for item in value]
+        return value
 
     def _ids(self, text: str, mark: str) -> list[int]:
         """Token ids. Special tokens split the text before anything else in the tokenizer
@@ -235,6 +244,26 @@ class Prompt:
         return self.special[token]
 
 
+def _load_tokenizer(folder: Path) -> Any:
+    """mlx-lm's wrapper of the folder's fast tokenizer.
+
+    Not AutoTokenizer: it would offer to run code of the folder, and it refuses folders whose
+    config.json an older transformers wrote. Llama 4's tokenizer is always tokenizer.json.
+    """
+    from mlx_lm.tokenizer_utils import BPEStreamingDetokenizer, TokenizerWrapper
+    from transformers import PreTrainedTokenizerFast
+
+    try:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+        return TokenizerWrapper(tokenizer, BPEStreamingDetokenizer)
+    except Exception as e:  # noqa: BLE001 - tokenizers raises bare Exceptions for bad files
+        reason = str(e).splitlines()[0] if str(e) else type(e).__name__
+        raise BadCheckpoint(
+            f"{folder}: the tokenizer cannot be loaded ({reason}); "
+            "copy tokenizer.json and tokenizer_config.json from the original model"
+        ) from None
+
+
 def _stop_ids(folder: Path, tokenizer: Any) -> frozenset[int]:
     """All ids that end a turn: generation_config's, the tokenizer's own, and end_of_text,
     eom and eot by name, since older copies list only some of them."""
@@ -249,7 +278,8 @@ def _stop_ids(folder: Path, tokenizer: Any) -> frozenset[int]:
 def _listed(messages: str | Sequence[Message]) -> list[Message]:
     if isinstance(messages, str):
         return [{"role": "user", "content": messages}]
-    if not messages or not all(isinstance(m, Mapping) for m in messages):
+    listed = isinstance(messages, Sequence) and not isinstance(messages, bytes)
+    if not listed or not messages or not all(isinstance(m, Mapping) for m in messages):
         raise UsageError("messages is not a list of {'role', 'content'} objects")
     return list(messages)
 
@@ -279,13 +309,7 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def _map_text(content: Any, change: Any) -> Any:
-    if isinstance(content, str):
-        return change(content)
-    return [{**p, "text": change(p["text"])} if p["type"] == "text" else p for p in content]
-
-
 def _unused_character(messages: list[dict[str, Any]]) -> str:
     """A private-use character that no message contains."""
-    used = set(repr(messages)) | {c for m in messages for c in str(m["content"])}
+    used = set(json.dumps(messages, ensure_ascii=False, default=str))
     return next(c for c in map(chr, range(0xE000, 0xF8FF)) if c not in used)

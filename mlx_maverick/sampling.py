@@ -26,15 +26,14 @@ class Sampling:
 
     def __post_init__(self) -> None:
         """Raises UsageError naming the option that is out of range."""
-        if not 0 <= self.temperature <= 100:  # also refuses NaN
-            raise UsageError(f"temperature {self.temperature} is not between 0 and 100")
-        for name, value in (("top_p", self.top_p), ("min_p", self.min_p)):
-            if not 0 <= value <= 1:
-                raise UsageError(f"{name} {value} is not between 0 and 1")
-        if self.max_tokens is not None and self.max_tokens < 1:
-            raise UsageError(f"max_tokens {self.max_tokens} is not at least 1")
-        if self.seed is not None and not 0 <= self.seed < 2**64:
-            raise UsageError(f"seed {self.seed} is not between 0 and 2^64 - 1")
+        _check("temperature", self.temperature, 0, 100)
+        _check("top_p", self.top_p, 0, 1)
+        _check("min_p", self.min_p, 0, 1)
+        if self.top_p == 0:  # mlx-lm takes it for "off", the opposite of what it says
+            raise UsageError("top_p 0 would allow no token; use temperature 0 for the likeliest")
+        for name, value, least in (("max_tokens", self.max_tokens, 1), ("seed", self.seed, 0)):
+            if value is not None:
+                _check(name, value, least, 2**63 - 1, int)
         stop: object = self.stop  # callers without a type checker give a bare string
         if isinstance(stop, str) or any(not s for s in self.stop):
             raise UsageError("stop is a sequence of strings, none of them empty")
@@ -44,6 +43,17 @@ class Sampling:
         from mlx_lm.sample_utils import make_sampler
 
         made: Callable[[mx.array], mx.array] = make_sampler(
-            temp=self.temperature, top_p=self.top_p, min_p=self.min_p
+            # Below this, 1 / temperature overflows and every token would be equally likely.
+            temp=self.temperature if self.temperature > 1e-6 else 0,
+            top_p=self.top_p,
+            min_p=self.min_p,
         )
         return made
+
+
+def _check(name: str, value: object, least: float, most: float, kind: type = float) -> None:
+    """Raises UsageError unless `value` is a number in range; NaN never is."""
+    number = isinstance(value, kind if kind is int else int | float) and not isinstance(value, bool)
+    if not number or not least <= value <= most:  # type: ignore[operator]
+        whole = "whole " if kind is int else ""
+        raise UsageError(f"{name} {value!r} is not a {whole}number from {least} to {most:,}")

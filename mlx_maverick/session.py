@@ -73,4 +73,5 @@ class PictureFeatures:
             features = self._model.encode_image(pixels)
             mx.eval(features)
             self._kept[digest] = features
+        self._kept[digest] = self._kept.pop(digest)  # the last used is the last to be forgotten
         return self._kept[digest]

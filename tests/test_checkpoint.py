@@ -149,6 +149,13 @@ def test_a_header_larger_than_the_file(tmp_path: Path) -> None:
         read_header(file)
 
 
+def test_a_git_lfs_pointer_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "x.safetensors"
+    file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    with pytest.raises(BadCheckpoint, match="Git LFS pointer"):
+        read_header(file)
+
+
 def test_a_header_above_the_limit_is_not_read(tmp_path: Path) -> None:
     file = tmp_path / "x.safetensors"
     with file.open("wb") as handle:

@@ -144,7 +144,9 @@ def test_another_model_is_a_named_error(raw: dict[str, Any]) -> None:
         ("no_rope_layers", [1, 0]),
         ("layer_types", ["sliding_attention"] * 8),
         ("moe_layers", [8]),
+        ("num_hidden_layers", 10**9),
         ("rope_scaling", {"rope_type": "yarn"}),
+        ("rope_scaling", {"factor": {"rope_type": "llama3"}}),
         ("rope_scaling", {"rope_type": "llama3"}),
     ],
 )
@@ -158,9 +160,12 @@ def test_errors_of_sections(raw: dict[str, Any]) -> None:
     with pytest.raises(BadCheckpoint, match="text_config is missing"):
         ModelConfig.from_dict({"model_type": "llama4"})
     with pytest.raises(BadCheckpoint, match=r"vision_config.hidden_size is missing"):
-        ModelConfig.from_dict(raw | {"vision_config": {"patch_size": 14}})
+        ModelConfig.from_dict(raw | {"vision_config": {"patch_size": 14, "image_size": 56}})
     with pytest.raises(BadCheckpoint, match="bits is missing"):
         ModelConfig.from_dict(raw | {"quantization": {"group_size": 64}})
+    for vision in ({"image_size": 60}, {"rope_parameters": "x"}):
+        with pytest.raises(BadCheckpoint, match=f"vision_config.{next(iter(vision))}"):
+            ModelConfig.from_dict(raw | {"vision_config": raw["vision_config"] | vision})
     with pytest.raises(BadCheckpoint, match="tie_word_embeddings"):
         ModelConfig.from_dict(raw | {"tie_word_embeddings": True})
 

@@ -1,15 +1,16 @@
 """Prefill and decode: the reference's tokens, limits, stops, cancellation, seeds."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import pytest
 
 from mlx_maverick.engine import Sampled, generate
-from mlx_maverick.errors import UsageError
+from mlx_maverick.errors import BadCheckpoint, UsageError
 from mlx_maverick.events import Finished, FinishReason, Prefill
-from mlx_maverick.model import Llama4
+from mlx_maverick.model import Llama4, load_model
 from mlx_maverick.sampling import Sampling
 
 from .golden import Golden
@@ -164,6 +165,15 @@ def test_sampling_follows_the_distribution(model: Llama4) -> None:
     mx.random.seed(0)
     hits = sum(run(model, ids, sampling=sampling)[0] == [best] for _ in range(draws))
     assert abs(hits / draws - wanted) < 4 * (wanted * (1 - wanted) / draws) ** 0.5 + 1e-9
+
+
+def test_weights_that_make_no_numbers_are_an_error(maverick_mini: Path) -> None:
+    """Else they would answer the same token for ever."""
+    broken = load_model(maverick_mini)
+    broken.text.norm.weight = mx.full(broken.text.norm.weight.shape, float("nan"))
+    for sampling in (GREEDY, Sampling(temperature=1)):
+        with pytest.raises(BadCheckpoint, match="not numbers"):
+            run(broken, [5, 6, 7], sampling=sampling)
 
 
 class Features:

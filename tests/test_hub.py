@@ -14,7 +14,7 @@ def test_a_folder(tmp_path: Path) -> None:
 
 
 def test_nothing(tmp_path: Path) -> None:
-    for name in (tmp_path / "nope", "./a/b", "just-a-name", "a/b/c"):
+    for name in (tmp_path / "nope", "./a/b", "just-a-name", "a/b/c", "~nosuchuser/m", "a\0b"):
         with pytest.raises(NotFound, match="does not exist"):
             resolve(name)
 

@@ -1,9 +1,11 @@
 """Pictures: the published rules exactly, every source, and nothing dropped silently."""
 
 import base64
+import contextlib
 import http.server
 import io
 import json
+import os
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -120,6 +122,27 @@ def test_sixteen_bit_grey_is_scaled_not_clipped() -> None:
     assert open_image(grey).getpixel((0, 0)) == (128, 128, 128)
 
 
+@pytest.mark.parametrize(
+    ("value", "dtype"), [(0.5, np.float32), (128.0, np.float32), (128, np.int32), (32900, np.int32)]
+)
+def test_scientific_pictures_are_neither_black_nor_white(value: float, dtype: type) -> None:
+    grey = Image.fromarray(np.full((4, 4), value, dtype=dtype))
+    assert open_image(grey).getpixel((0, 0)) == (128, 128, 128)
+
+
+@pytest.mark.parametrize("value", [-1.0, 70000.0, float("nan")])
+def test_values_of_no_known_scale_are_refused(value: float) -> None:
+    with pytest.raises(BadImage, match="scale is unknown"):
+        open_image(Image.fromarray(np.full((4, 4), value, dtype=np.float32)))
+
+
+def test_a_callers_picture_is_not_altered() -> None:
+    image = gradient(8, 4)
+    image.getexif()[0x0112] = 6
+    open_image(image)
+    assert image.size == (8, 4)
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "CMYK", "YCbCr", "HSV", "LAB", "F", "I"])
 def test_other_modes_become_rgb(mode: str) -> None:
     assert open_image(Image.new(mode, (3, 2))).mode == "RGB"
@@ -213,6 +236,48 @@ class TestBadPictures:
         with pytest.raises(BadImage, match="data URL"):
             preprocess(url, config)
 
+    def test_nothing_that_runs_programs(
+        self, config: ModelConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Pillow hands EPS to Ghostscript."""
+        program = tmp_path / "gs"
+        program.write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+        eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
+        with pytest.raises(BadImage, match="not a picture"):
+            preprocess(eps, config)
+        assert not (tmp_path / "ran").exists()
+
+    @pytest.mark.parametrize(
+        "name", ["http://example.com:abc/x.png", "http://[::1", "http://"], ids=repr
+    )
+    def test_addresses(self, config: ModelConfig, name: str) -> None:
+        with pytest.raises(BadImage, match="cannot be fetched"):
+            preprocess(name, config)
+
+    @pytest.mark.parametrize("name", ["~nosuchuser/cat.jpg", "a\0b.png"])
+    def test_impossible_paths(self, config: ModelConfig, name: str) -> None:
+        with pytest.raises(NotFound):
+            preprocess(name, config)
+
+    @pytest.mark.parametrize("source", [123, None, "", "file:///a.png", "ftp://a/b.png"])
+    def test_other_things(self, config: ModelConfig, source: object) -> None:
+        with pytest.raises(UsageError):
+            preprocess(source, config)  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize("format", ["JPEG", "PNG", "GIF", "TIFF", "WEBP", "BMP"])
+    def test_any_damage_is_a_bad_picture(self, config: ModelConfig, format: str) -> None:
+        file = io.BytesIO()
+        gradient(40, 30).save(file, format)
+        whole, random = file.getvalue(), np.random.default_rng(0)
+        for _ in range(60):
+            data = bytearray(whole)
+            for at in random.integers(0, len(data), 6):
+                data[at] = random.integers(256)
+            with contextlib.suppress(BadImage):
+                assert preprocess(bytes(data), config)[0].dtype == np.float32
+
     def test_a_model_without_eyes(self, config: ModelConfig) -> None:
         with pytest.raises(UsageError, match="sees no pictures"):
             preprocess(gradient(5, 5), replace(config, vision=None))
@@ -220,7 +285,7 @@ class TestBadPictures:
 
 class _Pictures(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
-        if self.path == "/cat.png":
+        if self.path in ("/cat.png", "/my%20cat%C3%A9.png"):
             file = io.BytesIO()
             gradient(60, 50).save(file, "PNG")
             self.send_response(200)
@@ -254,6 +319,7 @@ def test_pictures_from_the_web(config: ModelConfig, web: str) -> None:
     wanted = load_picture(gradient(60, 50), config).digest
     assert load_picture(f"{web}/cat.png", config).digest == wanted
     assert load_picture(f"{web}/moved", config).digest == wanted
+    assert load_picture(f"{web}/my caté.png", config).digest == wanted
 
 
 def test_the_web_may_fail(config: ModelConfig, web: str) -> None:

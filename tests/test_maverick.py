@@ -1,15 +1,17 @@
 """The Python API: replies, events, prefixes, pictures, refusals."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import pytest
 from PIL import Image
 
 from mlx_maverick import memory
 from mlx_maverick.errors import BadImage, DoesNotFit, NotFound, UsageError
 from mlx_maverick.events import Event, Finished, FinishReason, Prefill, Token, collect
-from mlx_maverick.maverick import KEPT_PICTURES, Maverick, load
+from mlx_maverick.maverick import KEPT_PICTURES, Maverick, Unread, load
 from mlx_maverick.sampling import Sampling
 
 from .golden import REFERENCE
@@ -59,6 +61,8 @@ def test_images_of_a_string_prompt(maverick: Maverick) -> None:
     short = maverick.generate("What is this?", images=[PICTURE], max_tokens=8, temperature=0)
     long = maverick.generate(see(PICTURE), max_tokens=8, temperature=0)
     assert short.text == long.text
+    single = maverick.generate("What is this?", images=str(PICTURE), max_tokens=8, temperature=0)
+    assert single.text == short.text
     with pytest.raises(UsageError, match="content"):
         maverick.generate(see(PICTURE), images=[OTHER])
 
@@ -120,6 +124,12 @@ def test_encoded_pictures_are_kept_but_not_without_end(maverick: Maverick) -> No
     for i in range(KEPT_PICTURES + 3):
         maverick.generate(see(Image.new("RGB", (56, 56), (i, 0, 0))), max_tokens=1)
     assert len(maverick._pictures) == KEPT_PICTURES
+    for i in range(3):  # also if nobody listens to the end
+        events = maverick.stream(see(Image.new("RGB", (56, 56), (i, 9, 0))))
+        while not isinstance(next(events), Token):
+            pass
+        events.close()  # type: ignore[attr-defined]
+    assert len(maverick._pictures) == KEPT_PICTURES
 
 
 @pytest.mark.parametrize("text", ["Once upon a time", "<|begin_of_text|>Once upon a time"])
@@ -153,6 +163,8 @@ def test_load_checks_the_context(maverick_mini: Path) -> None:
         load(maverick_mini, context=2_000_000)
     with pytest.raises(UsageError, match="context 1 "):
         load(maverick_mini, context=1)
+    with pytest.raises(UsageError, match="context '5'"):
+        load(maverick_mini, context="5")  # type: ignore[arg-type]
 
 
 def test_load_refuses_before_anything_big_is_read(
@@ -162,6 +174,36 @@ def test_load_refuses_before_anything_big_is_read(
     monkeypatch.setattr("mlx_maverick.maverick.load_model", lambda *a: pytest.fail("was read"))
     with pytest.raises(DoesNotFit, match="weights"):
         load(maverick_mini)
+
+
+def test_prompts_are_checked_without_the_weights(
+    maverick_mini: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlx_maverick.maverick.load_model", lambda *a: pytest.fail("was read"))
+    unread = Unread.open(maverick_mini, context=64)
+    assert unread.encode("Hi").ids == unread.prompt.encode("Hi").ids
+    for bad, why in (("", "empty"), ("word " * 100, "context of 64")):
+        with pytest.raises(UsageError, match=why):
+            unread.encode(bad)
+    with pytest.raises(NotFound):
+        unread.encode(see("no-such-file.png"))
+    with pytest.raises(UsageError, match="context of 64"):
+        unread.encode_text("word " * 100)
+
+
+def test_a_text_only_model_refuses_pictures_at_once(maverick_mini: Path, tmp_path: Path) -> None:
+    tensors: dict[str, mx.array] = {}
+    for shard in sorted(maverick_mini.glob("*.safetensors")):
+        tensors |= {n: a for n, a in mx.load(str(shard)).items() if n.startswith("language")}
+    mx.save_safetensors(str(tmp_path / "model.safetensors"), tensors)
+    for file in maverick_mini.iterdir():
+        if file.suffix in (".json", ".jinja") and "index" not in file.name:
+            shutil.copy(file, tmp_path)
+    blind = load(tmp_path, context=512)
+    assert not blind.vision
+    assert blind.generate("Hi", max_tokens=2).stats.new_tokens
+    with pytest.raises(UsageError, match="sees no pictures"):
+        blind.stream(see(PICTURE))
 
 
 def test_load_by_name(maverick: Maverick) -> None:

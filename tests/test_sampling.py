@@ -21,7 +21,13 @@ def test_defaults_are_those_recommended() -> None:
         {"temperature": float("nan")},
         {"top_p": 1.1},
         {"min_p": -1},
+        {"top_p": 0},
+        {"top_p": "x"},
+        {"temperature": None},
         {"max_tokens": 0},
+        {"max_tokens": 2.5},
+        {"max_tokens": True},
+        {"seed": "1"},
         {"seed": -1},
         {"stop": "END"},
         {"stop": ("",)},
@@ -35,6 +41,13 @@ def test_out_of_range_options_are_named(options: dict[str, Any]) -> None:
 def test_temperature_zero_is_greedy() -> None:
     logits = mx.array([[0.1, 3.0, 2.9]])
     assert Sampling(temperature=0).sampler()(logits).tolist() == [1]
+
+
+def test_a_vanishing_temperature_is_greedy_too() -> None:
+    """Its inverse overflows, and every token would be equally likely."""
+    logits = mx.array([[0.1, 3.0, 2.9]])
+    sample = Sampling(temperature=1e-44, top_p=1, min_p=0).sampler()
+    assert {sample(logits).item() for _ in range(20)} == {1}
 
 
 def test_top_p_leaves_the_unlikely_out() -> None:

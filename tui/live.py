@@ -6,7 +6,7 @@ Knows nothing of widgets.
 from dataclasses import dataclass
 from enum import Enum
 
-from ..cli.terminal import gb
+from ..units import gb
 
 
 class Phase(Enum):

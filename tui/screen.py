@@ -3,6 +3,7 @@
 Knows nothing of the worker's protocol: the controller says what happened, this shows it.
 """
 
+import re
 from typing import ClassVar
 
 from textual import on
@@ -13,8 +14,9 @@ from textual.screen import Screen
 from textual.timer import Timer
 from textual.widgets import Static
 
-from ..cli.terminal import gb, printable
+from ..cli.terminal import printable
 from ..errors import MaverickError
+from ..units import gb
 from . import controller as chat
 from .composer import Composer
 from .conversation import Draft, Picture
@@ -153,6 +155,9 @@ class ChatScreen(Screen[None]):
                 self._tell(f"{IMAGE} needs the path of a picture")
             elif await self._add_picture(typed(rest)):
                 self._composer.clear()
+            return
+        if re.fullmatch(r"/[a-z]+", command) and not message.text.startswith(" "):
+            self._tell(f"no command {command}; {IMAGE} PATH attaches a picture (a space sends it)")
             return
         draft = self._draft()
         if not draft:

@@ -10,7 +10,8 @@ from textual.content import Content
 from textual.message import Message
 from textual.widgets import Static
 
-from ..cli.terminal import gb, printable
+from ..cli.terminal import printable
+from ..units import gb
 from .conversation import Picture
 
 

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 from .. import pressure
 from ..errors import UsageError
 from ..events import Finished
+from ..units import gb
 from . import options
-from .terminal import StatusLine, gb
+from .terminal import StatusLine
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -44,7 +45,7 @@ class Result:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    options.add_model(parser)
+    options.add_model(parser, context="as many as the run takes")
     parser.add_argument(
         "--prompt-tokens",
         type=options.whole(1),

@@ -20,7 +20,10 @@ def run(args: argparse.Namespace) -> int:
     """Raises UsageError, NotFound, BadCheckpoint or BadImage before the screen opens."""
     # Textual draws on stderr.
     if not all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)):
-        raise UsageError("chat needs a terminal; in a script or a pipe use 'mlx-maverick generate'")
+        raise UsageError(
+            "chat needs a terminal for input, output and errors; in a script or a pipe use "
+            "'mlx-maverick generate'"
+        )
     model, sampling = options.required_model(args), options.sampling(args)
     check_model(model)
 

@@ -8,10 +8,12 @@ import json
 import time
 from pathlib import Path
 
+from .. import hub
 from ..convert.progress import Progress
 from ..convert.recipe import DEFAULT, OFFERED
-from ..errors import NotFound, UsageError
-from .terminal import StatusLine, gb, printable
+from ..errors import UsageError
+from ..units import gb
+from .terminal import StatusLine, printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,12 +44,9 @@ def run(args: argparse.Namespace) -> int:
     if (args.source is None) == (args.hf_path is None):
         raise UsageError("give one source: the folder of the published checkpoint")
     source: Path = args.source or args.hf_path
-    if not source.is_dir():
-        raise NotFound(
-            f"{source} is not a folder; download the checkpoint first (repositories on the Hub "
-            "cannot be read directly by this version)"
-        )
-    out: Path = args.out or Path(f"{source.resolve().name}-{args.recipe}")
+    name = source.resolve().name
+    source = hub.resolve(source)
+    out: Path = args.out or Path(f"{name}-{args.recipe}")
 
     from ..convert.conversion import convert  # loads mlx
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from ..errors import UsageError
 from ..events import Event, Finished, Prefill, Stats, Token
+from ..units import gb
 from . import options
-from .terminal import StatusLine, gb, printable
+from .terminal import StatusLine, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,22 +49,16 @@ def run(args: argparse.Namespace) -> int:
 
     status = StatusLine()
     try:
-        from ..maverick import load
-
         status.show(f"loading {model_name}")
-        model = load(
-            model_name,
-            context=args.context,
-            progress=lambda done, total: status.show(
-                f"loading {model_name}: {done}/{total} layers"
-            ),
+        from ..maverick import Unread
+
+        unread = Unread.open(model_name, args.context)
+        # Before the weights: they take minutes, and the prompt may be wrong.
+        prompt = unread.encode_text(text) if args.raw else unread.encode(messages)
+        model = unread.load(
+            lambda done, total: status.show(f"loading {model_name}: {done}/{total} layers")
         )
-        events = (
-            model.stream_text(text, sampling)
-            if args.raw
-            else model.stream(messages, sampling=sampling)
-        )
-        _answer(events, model, status, args)
+        _answer(model.stream_encoded(prompt, sampling=sampling), model, status, args)
     finally:
         status.clear()
     return 0

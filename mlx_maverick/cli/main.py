@@ -8,11 +8,9 @@ import argparse
 import importlib
 import io
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Sequence
-from types import FrameType
 from typing import NoReturn
 
 from .. import __version__
@@ -24,6 +22,7 @@ VERBS = {
     "generate": "answer one prompt, with pictures if given",
     "convert": "make MLX weights that fit this Mac from a published checkpoint",
     "show": "say what a model folder is and what it needs",
+    "verify": "check every byte of a converted folder",
     "bench": "measure load time, speed and memory of a model",
 }
 
@@ -37,11 +36,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args = _parser(verb).parse_args(words)
     except UsageError as e:
-        return _report(e, "--debug" in words)
+        return _report(e, debug=False)
+    debug = getattr(args, "debug", False)
     if args.verb is None:
         _parser(None).print_help(sys.stderr)
         return 2
-    signal.signal(signal.SIGTERM, _terminate)
     # Its warnings about checkpoints it did not write are no use to our users.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     for stream in (sys.stdout, sys.stderr):
@@ -55,15 +54,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output went away (`| head`); Python would complain at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except KeyboardInterrupt:
-        return _report(Interrupted("interrupted"), args.debug)
+    except KeyboardInterrupt as e:  # see entry.py; its text says which signal it was
+        return _report(Interrupted(str(e) or "interrupted"), debug)
     except MaverickError as e:
-        return _report(e, args.debug)
+        return _report(e, debug)
     except MemoryError:
-        return _report(MaverickError("out of memory; close other programs"), args.debug)
+        return _report(MaverickError("out of memory; close other programs"), debug)
     except OSError as e:
         where = f" ({e.filename})" if e.filename else ""
-        return _report(MaverickError(f"{e.strerror or e}{where}"), args.debug)
+        return _report(MaverickError(f"{e.strerror or e}{where}"), debug)
 
 
 class Parser(argparse.ArgumentParser):
@@ -76,9 +75,16 @@ class Parser(argparse.ArgumentParser):
 def _parser(chosen: str | None) -> argparse.ArgumentParser:
     """The parser; only the chosen verb's module is imported to fill in its arguments."""
     common = Parser(add_help=False)
-    common.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    # SUPPRESS: else the verb's default would overwrite what stood before the verb.
+    common.add_argument(
+        "--debug",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="show the traceback of an error",
+    )
     parser = Parser(
         prog="mlx-maverick",
+        parents=[common],
         description="Llama 4 Maverick on one Mac: convert it, ask it, talk to it.",
         epilog="Run 'mlx-maverick VERB --help' for one verb's options.",
     )
@@ -89,10 +95,6 @@ def _parser(chosen: str | None) -> argparse.ArgumentParser:
         if verb == chosen:
             importlib.import_module(f".{verb}", __package__).add_arguments(sub)
     return parser
-
-
-def _terminate(signum: int, frame: FrameType | None) -> None:
-    raise Interrupted("terminated")
 
 
 def _report(error: MaverickError, debug: bool) -> int:

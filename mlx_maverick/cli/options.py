@@ -23,7 +23,8 @@ def whole(least: int) -> Callable[[str], int]:
     return parse
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
+def add_model(parser: argparse.ArgumentParser, context: str = "32768") -> None:
+    """`context` says in words what the default is."""
     parser.add_argument(
         "--model", metavar="DIR", help="a model folder, or a repository in the Hub's cache"
     )
@@ -31,7 +32,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         "--context",
         type=whole(2),
         metavar="N",
-        help="tokens that prompt and answer may have together (default: 32768)",
+        help=f"tokens that prompt and answer may have together (default: {context})",
     )
 
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import memory
+from .. import hub, memory
 from ..checkpoint import Checkpoint, Tensor
 from ..config import ModelConfig, Quantization, read_json
 from ..convert import published
@@ -20,7 +20,8 @@ from ..convert.recipe import OFFERED
 from ..errors import BadCheckpoint, UsageError
 from ..memory import Budget
 from ..names import TensorClass, canonical, tensor_class
-from .terminal import gb, printable
+from ..units import gb
+from .terminal import printable
 
 DEFAULT_CONTEXT = 32768
 OTHER = "other"  # tensors a Llama 4 does not have
@@ -41,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if (args.folder is None) == (args.model is None):
         raise UsageError("give one model folder: mlx-maverick show MODEL")
-    facts = describe((args.folder or args.model).expanduser(), args.context)
+    facts = describe(hub.resolve(args.folder or args.model), args.context)
     if args.json:
         print(json.dumps(asdict(facts), indent=2, ensure_ascii=False))
     else:
@@ -165,6 +166,7 @@ def _parameters(tensor: Tensor, checkpoint: Checkpoint, settings: Quantization |
     """Weights a tensor stands for: of a packed matrix all that are packed into it, of its
     scales and biases none."""
     path, _, kind = tensor.name.rpartition(".")
+    named = canonical(path)
     # FP8 checkpoints: `.weight_scale`, `.input_scale`, `.gate_up_proj_scale`.
     if kind.endswith("_scale"):
         return 0
@@ -178,12 +180,12 @@ def _parameters(tensor: Tensor, checkpoint: Checkpoint, settings: Quantization |
             f"{tensor.file}: {path} is quantised, but config.json has no 'quantization'; "
             "convert the model again"
         )
-    quant = settings.of(path) or settings.default
+    quant = settings.of(named) or settings.default
     columns = scales.shape[-1] * quant.group_size if scales.shape else 0
     bits = tensor.shape[-1] * 32 / columns if columns and tensor.shape else 0
     # Where config.json gives only a default, other bits are legal: older converters kept
     # single matrices at other bits without a word.
-    legal = bits == quant.bits if path in settings.overrides else bits in (2, 3, 4, 5, 6, 8)
+    legal = bits == quant.bits if named in settings.overrides else bits in (2, 3, 4, 5, 6, 8)
     if not legal or tensor.shape[:-1] != scales.shape[:-1]:
         raise BadCheckpoint(
             f"{tensor.file}: {path} has shape {list(tensor.shape)} with scales "

@@ -1,4 +1,4 @@
-"""What goes to a person's terminal: harmless text, sizes and counts in readable units.
+"""What goes to a person's terminal: harmless text, and a line that is rewritten.
 
 Knows nothing of verbs.
 """
@@ -6,8 +6,6 @@ Knows nothing of verbs.
 import sys
 import unicodedata
 from typing import TextIO
-
-GB = 10**9
 
 
 def printable(text: str) -> str:
@@ -21,15 +19,6 @@ def _unsafe(c: str) -> bool:
     return (
         unicodedata.category(c) in ("Cc", "Cs") or c in "\u202a\u202b\u202d\u202e\u2066\u2067\u2068"
     )
-
-
-def gb(nbytes: float) -> str:
-    """Bytes as decimal gigabytes, or megabytes when small: '227.1 GB', '9.3 MB'."""
-    if abs(nbytes) >= GB:
-        return f"{nbytes / GB:.1f} GB"
-    if abs(nbytes) >= 10**6:
-        return f"{nbytes / 10**6:.1f} MB"
-    return f"{nbytes / 1000:.1f} kB"
 
 
 class StatusLine:

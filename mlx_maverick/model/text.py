@@ -68,7 +68,8 @@ class Attention:
             q = mx.fast.rms_norm(q, None, self.eps)
             k = mx.fast.rms_norm(k, None, self.eps)
         if self.tuning:
-            q = q * self._temperature(position, length).astype(q.dtype)
+            # Rounded once: the factor itself has no exact bf16.
+            q = (q * self._temperature(position, length)).astype(q.dtype)
         k, v = cache.update(self.layer, k, v)
         # "causal" aligns the last query with the last key, so earlier keys are all seen.
         mask = "causal" if length > 1 else None

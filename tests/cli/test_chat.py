@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 SECONDS = 60
-MAIN = "import sys; from mlx_maverick.cli.main import main; sys.exit(main())"
+MAIN = "from mlx_maverick.cli.entry import entry; entry()"
 
 
 class Terminal:

@@ -149,7 +149,7 @@ def test_too_little_disk(
 # The child writes its first slice, says so, and waits for the signal in the middle of it.
 CHILD = """
 import os, signal, sys, time
-from mlx_maverick.cli.main import main
+from mlx_maverick.cli.entry import entry
 write = os.pwrite
 def first(*args):
     count = write(*args)
@@ -158,7 +158,7 @@ def first(*args):
         time.sleep(0.01)
 os.pwrite = first
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored under nohup
-raise SystemExit(main(sys.argv[1:]))
+entry()
 """
 
 

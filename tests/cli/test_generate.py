@@ -18,6 +18,15 @@ PICTURE = str(REFERENCE / "maverick-mini/golden/images/03_200x130_RGB.png")
 OTHER = str(REFERENCE / "maverick-mini/golden/images/05_640x480_RGB.png")
 
 
+# SIGINT is ignored in children of a shell's background job.
+CHILD = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from mlx_maverick.cli.entry import entry
+entry()
+"""
+
+
 def generate(model: Path, *args: str) -> list[str]:
     return ["generate", "--model", str(model), "--temp", "0", *args]
 
@@ -114,6 +123,15 @@ def test_bad_input_is_one_line(
     assert captured.err.count("\n") == 1
 
 
+def test_a_mistake_does_not_cost_a_load(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The tensors are all wrong, but the picture is noticed first."""
+    raw = json.loads((copy / "config.json").read_text())
+    raw["text_config"]["hidden_size"] = 256
+    (copy / "config.json").write_text(json.dumps(raw))
+    assert main(generate(copy, "-p", "x", "-i", "no-such.png")) == 3
+    assert "no-such.png" in capsys.readouterr().err
+
+
 def test_models_that_are_none(
     copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -134,9 +152,9 @@ def test_models_that_are_none(
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_signals_end_it_with_what_there_is(endless: Path, signum: signal.Signals) -> None:
-    command = [sys.executable, "-m", "mlx_maverick", *generate(endless, "-p", "Hi")]
+    arguments = [*generate(endless, "-p", "Hi"), "--context", "1000000"]
     with subprocess.Popen(
-        [*command, "--context", "1000000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-c", CHILD, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
         assert process.stdout is not None
         assert process.stdout.read(20)  # it is answering

@@ -289,7 +289,7 @@ def test_default_context_is_capped_by_the_model(tmp_path: Path) -> None:
         (["MINI", "--model", "MINI"], 2, "give one model folder"),
         (["MINI", "--context", "0"], 2, "--context 0"),
         (["MINI", "--context", "1048577"], 2, "1 to 1048576"),
-        (["/no/such/folder"], 3, "/no/such/folder is not a folder"),
+        (["/no/such/folder"], 3, "/no/such/folder does not exist"),
         (["EMPTY"], 3, "is it a model folder?"),
     ],
 )

@@ -4,7 +4,8 @@ import io
 
 import pytest
 
-from mlx_maverick.cli.terminal import StatusLine, gb, printable
+from mlx_maverick.cli.terminal import StatusLine, printable
+from mlx_maverick.units import gb
 
 
 @pytest.mark.parametrize("bad", ["\x1b[31m", "\x07", "\r", "\x9b2J", "\x00", "\u202e", "\x7f"])

@@ -111,7 +111,7 @@ def test_too_little_disk(
 ) -> None:
     made = full(Recipe(4, 4))
     monkeypatch.setattr(plan_module.shutil, "disk_usage", lambda _: Disk(9, 9, 100 * 10**9))
-    with pytest.raises(DoesNotFit, match=r"227\.2 GB.*has 100 GB free"):
+    with pytest.raises(DoesNotFit, match=r"227\.2 GB.*has 100\.0 GB free"):
         made.check_room(tmp_path)
     monkeypatch.setattr(plan_module.shutil, "disk_usage", lambda _: Disk(9, 9, 228 * 10**9))
     made.check_room(tmp_path)

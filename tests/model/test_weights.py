@@ -146,6 +146,23 @@ def test_an_override_that_contradicts_the_shape_is_refused(
         load_model(folder)
 
 
+def test_overrides_of_text_only_folders_are_found(maverick_mini: Path, tmp_path: Path) -> None:
+    """Their paths lack `language_model.`, like their tensors."""
+    tensors = {
+        n.removeprefix("language_model."): a
+        for n, a in quantised(maverick_mini, False).items()
+        if n.startswith("language")
+    }
+    settings = {"group_size": 64, "bits": 4, "lm_head": {"group_size": 64, "bits": 8}}
+    folder = saved(tmp_path / "q", maverick_mini, tensors, quantization=settings)
+    raw = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(
+        json.dumps(raw["text_config"] | {"quantization": raw["quantization"]})
+    )
+    with pytest.raises(BadCheckpoint, match="lm_head"):
+        load_model(folder)
+
+
 def test_quantised_tensors_need_their_config(maverick_mini: Path, tmp_path: Path) -> None:
     folder = saved(tmp_path / "q", maverick_mini, quantised(maverick_mini, False))
     with pytest.raises(BadCheckpoint, match="no 'quantization'"):
