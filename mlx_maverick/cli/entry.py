@@ -11,7 +11,7 @@ from typing import NoReturn
 
 # A module that is being imported runs from here, native initialisation included.
 _IMPORTING = "<frozen importlib._bootstrap>"
-_AGAIN_SECONDS = 0.001
+_AGAIN_SECONDS = 0.0002
 
 
 def entry() -> NoReturn:
@@ -24,30 +24,34 @@ def entry() -> NoReturn:
         from .main import main
 
         code = main()
-    except KeyboardInterrupt as e:  # before `main` could see to it
-        print(f"mlx-maverick: {e or 'interrupted'}", file=sys.stderr)
+        _interrupt(0, None)  # one that waited for an import to end
+    except KeyboardInterrupt as e:  # outside of what `main` sees to
+        print(f"mlx-maverick: {e}", file=sys.stderr)
         code = 130
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
         signal.signal(signum, signal.SIG_IGN)  # the command is done, whatever comes now
     sys.exit(code)
 
 
+_waiting = 0  # the signal that could not be raised yet
+
+
 def _interrupt(signum: int, frame: FrameType | None) -> None:
     """Raise KeyboardInterrupt, which no `except Exception` on the way can swallow; but not
     out of an import: native modules abort the process if their initialisation raises."""
-    global _first
-    _first = _first or signum
+    global _waiting
+    if signum != signal.SIGALRM:
+        _waiting = _waiting or signum
+    if not _waiting:
+        return
     while frame is not None:
         if frame.f_code.co_filename == _IMPORTING:
             signal.setitimer(signal.ITIMER_REAL, _AGAIN_SECONDS)
             return
         frame = frame.f_back
-    word = "terminated" if _first == signal.SIGTERM else "interrupted"
-    _first = 0
+    word = "terminated" if _waiting == signal.SIGTERM else "interrupted"
+    _waiting = 0
     raise KeyboardInterrupt(word)
-
-
-_first = 0
 
 
 def _open_missing_streams() -> None:

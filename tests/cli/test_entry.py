@@ -44,7 +44,6 @@ sys.meta_path.insert(0, Send())
 """
     done = run(before, "show", str(maverick_mini))
     assert done.returncode == 130
-    assert done.stdout == ""
     word = "interrupted" if number == signal.SIGINT else "terminated"
     assert done.stderr == f"mlx-maverick: {word}\n"
 
