@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import UsageError
 from .events import Event, Prefill, Reply, Token, collect
-from .images import Picture, Source, load_picture
+from .image_source import Source
+from .images import Picture, load_picture
 from .sampling import Sampling
 
 if TYPE_CHECKING:

@@ -1,45 +1,26 @@
-"""Pictures to tiles: what Llama 4's vision tower is fed, from files, bytes, URLs or PIL.
+"""Pictures to tiles: what Llama 4's vision tower is fed.
 
-Knows nothing of models or prompts, and does not import mlx. The rules are those of the
-published image processor (transformers, Llama4ImageProcessorFast): a canvas of tiles that
-suits the picture best, aspect kept, zero padding right and bottom, and the whole picture
+Knows nothing of models, prompts or file formats, and does not import mlx. The rules are those
+of the published image processor (transformers, Llama4ImageProcessorFast): a canvas of tiles
+that suits the picture best, aspect kept, zero padding right and bottom, and the whole picture
 squashed into one more tile at the end.
 """
 
-import base64
 import hashlib
-import http.client
-import io
 import math
-import urllib.error
-import urllib.parse
-import urllib.request
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from .config import ModelConfig, VisionConfig
-from .errors import BadImage, MaverickError, NotFound, UsageError
+from .errors import UsageError
+from .image_source import Source, open_image
 
 MAX_TILES = 16
-# Above this a picture is refused before it is decoded: 100 megapixels take up to 0.8 GB while
-# they are made RGB, and sixteen tiles of 336 pixels show 1.8 of them.
-MAX_PIXELS = 100_000_000
-MAX_BYTES = 200_000_000
-TIMEOUT_SECONDS = 30
-# Pictures people have. Not all that Pillow opens: EPS, for one, starts a PostScript
-# interpreter on the file. HEIF is there where the pillow-heif plugin registered it.
-FORMATS = (
-    "JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "ICO", "PPM", "HEIF",
-)  # fmt: skip
-
-Source = str | Path | bytes | Image.Image
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,112 +116,3 @@ def fitted_size(
     if by_width < by_height:
         return limit_width, max(1, min(math.floor(height * by_width), limit_height))
     return max(1, min(math.floor(width * by_height), limit_width)), limit_height
-
-
-def open_image(source: Source) -> Image.Image:
-    """The picture as a person sees it: upright, on white where it is transparent, RGB.
-
-    Raises NotFound for a missing file and BadImage for anything that is no usable picture.
-    """
-    if isinstance(source, Image.Image):
-        return _upright_rgb(source.copy(), "the picture")
-    if isinstance(source, bytes):
-        return _decoded(io.BytesIO(source), f"the picture ({len(source)} bytes)")
-    if isinstance(source, str) and source.startswith("data:"):
-        return _decoded(io.BytesIO(_data_url(source)), "the picture in the data URL")
-    if isinstance(source, str) and source.startswith(("http://", "https://")):
-        return _decoded(io.BytesIO(_download(source)), source)
-    if not isinstance(source, str | Path):
-        raise UsageError(f"a picture is a path, bytes, a PIL image or a URL, not {source!r}")
-    if not str(source) or "://" in str(source):
-        raise UsageError(f"{source!r} is neither a path nor an http(s) or data URL")
-    try:
-        path = Path(source).expanduser()
-        with path.open("rb") as file:
-            return _decoded(file, str(path))
-    except (FileNotFoundError, RuntimeError, ValueError):  # no such user; a NUL in the name
-        raise NotFound(f"{source} does not exist; check the picture's path") from None
-    except OSError as e:
-        raise BadImage(f"{source} cannot be read ({e.strerror}); check the picture") from None
-
-
-def _decoded(file: IO[bytes], name: str) -> Image.Image:
-    try:
-        with warnings.catch_warnings():
-            # Of sizes, which `_upright_rgb` judges, and of odd tags, which do no harm.
-            warnings.simplefilter("ignore")
-            Image.init()
-            with Image.open(file, formats=[f for f in FORMATS if f in Image.OPEN]) as image:
-                return _upright_rgb(image, name)
-    except MaverickError:
-        raise
-    except UnidentifiedImageError:
-        raise BadImage(f"{name} is not a picture we can read; save it as PNG or JPEG") from None
-    except Image.DecompressionBombError:
-        most = MAX_PIXELS // 10**6
-        raise BadImage(f"{name} has over {most} megapixels, the limit; scale it down") from None
-    except Exception as e:  # noqa: BLE001 - Pillow's decoders fail in every possible way
-        raise BadImage(f"{name} is damaged ({e}); save it again as PNG or JPEG") from None
-
-
-def _upright_rgb(image: Image.Image, name: str) -> Image.Image:
-    width, height = image.size
-    if width * height == 0:
-        raise BadImage(f"{name} is empty ({width} x {height} pixels); use another")
-    if width * height > MAX_PIXELS:
-        raise BadImage(
-            f"{name} has {width * height / 1e6:.0f} megapixels ({width} x {height}), above the "
-            f"limit of {MAX_PIXELS // 10**6}; scale it down"
-        )
-    ImageOps.exif_transpose(image, in_place=True)
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        image = Image.fromarray(_grey_levels(np.asarray(image), name))
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        image = Image.new("RGB", rgba.size, "white")
-        image.paste(rgba, mask=rgba)
-    return image.convert("RGB")
-
-
-def _grey_levels(values: Any, name: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Wide grey values as 0..255; Pillow would clip them to black or white."""
-    low, high = values.min(), values.max()
-    if values.dtype.kind == "f" and low >= 0 and high <= 1:
-        values = values * 255
-    elif values.dtype == np.uint16 or (values.dtype.kind != "f" and 255 < high <= 65535):
-        values = values >> 8
-    if not (low >= 0 and values.max() <= 255):  # also false for NaN
-        raise BadImage(
-            f"{name} has grey values from {low} to {high}, whose scale is unknown; "
-            "save it with 8 bits"
-        )
-    levels: np.ndarray[Any, np.dtype[np.uint8]] = values.round().astype(np.uint8)
-    return levels
-
-
-def _data_url(url: str) -> bytes:
-    head, comma, body = url.partition(",")
-    if not comma or not head.endswith(";base64"):
-        raise BadImage("the data URL is not of the form data:image/...;base64,...")
-    try:
-        return base64.b64decode(body, validate=True)
-    except ValueError:
-        raise BadImage("the data URL is not valid base64; encode the picture again") from None
-
-
-def _download(url: str) -> bytes:
-    # urllib follows redirects to the web only, never to a file.
-    quoted = urllib.parse.quote(url, safe="%/:?#[]@!$&'()*+,;=~")
-    try:
-        request = urllib.request.Request(quoted, headers={"User-Agent": "mlx-maverick"})
-        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as reply:
-            data: bytes = reply.read(MAX_BYTES + 1)
-    except urllib.error.HTTPError as e:
-        kind = NotFound if e.code == 404 else BadImage
-        raise kind(f"{url} answers {e.code} {e.reason}; check the address") from None
-    except (OSError, ValueError, http.client.HTTPException) as e:
-        reason = getattr(e, "reason", e)
-        raise BadImage(f"{url} cannot be fetched ({reason}); check address and network") from None
-    if len(data) > MAX_BYTES:
-        raise BadImage(f"{url} is larger than {MAX_BYTES // 10**6} MB; scale the picture down")
-    return data

@@ -17,7 +17,8 @@ from .checkpoint import Checkpoint
 from .config import ModelConfig
 from .errors import UsageError
 from .events import Event, Finished, FinishReason, Reply, Token, collect
-from .images import Picture, Source
+from .image_source import Source
+from .images import Picture
 from .model import Llama4, default_dtype, load_model, loaded_bytes
 from .prompt import Encoded, Message, Prompt
 from .sampling import Sampling

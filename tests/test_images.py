@@ -18,7 +18,8 @@ from PIL import Image
 
 from mlx_maverick.config import ModelConfig, VisionConfig
 from mlx_maverick.errors import BadImage, NotFound, UsageError
-from mlx_maverick.images import best_grid, load_picture, open_image, preprocess
+from mlx_maverick.image_source import image_size, open_image
+from mlx_maverick.images import best_grid, load_picture, preprocess
 
 from .golden import REFERENCE, Golden
 
@@ -103,6 +104,24 @@ def test_a_photo_never_arrives_sideways(config: ModelConfig, orientation: int) -
     picture = load_picture(file.getvalue(), config)
     assert picture.size == (80, 40)
     assert picture.digest == load_picture(upright, config).digest
+
+
+def test_a_phones_photo(config: ModelConfig) -> None:
+    """HEIC, taken with the phone held upright: red grows to the right, green downwards."""
+    photo = open_image(REFERENCE / "phone.heic")
+    assert photo.size == (96, 48)
+    for at, wanted in (((0, 0), (0, 0)), ((95, 0), (255, 0)), ((0, 47), (0, 255))):
+        assert np.abs(np.subtract(photo.getpixel(at)[:2], wanted)).max() < 12  # type: ignore[index]
+    assert preprocess(REFERENCE / "phone.heic", config)[1] == (1, 2)
+
+
+def test_the_size_of_a_file_is_read_from_its_header(tmp_path: Path) -> None:
+    file = io.BytesIO()
+    gradient(60, 50).save(file, "PNG")
+    (tmp_path / "cut.png").write_bytes(file.getvalue()[:60])
+    assert image_size(tmp_path / "cut.png") == (60, 50)
+    with pytest.raises(NotFound):
+        image_size(tmp_path / "gone.png")
 
 
 def test_transparency_is_on_white() -> None:

@@ -5,11 +5,9 @@ that a file that is no picture is refused when it is attached and not when it is
 """
 
 import shlex
-import warnings
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from ..errors import BadImage, NotFound
 from .conversation import Picture
 
 SUFFIXES = frozenset(
@@ -24,26 +22,11 @@ def look(path: str | Path) -> Picture:
 
     Raises NotFound, or BadImage with the reason.
     """
-    from PIL import Image, UnidentifiedImageError
+    from ..image_source import image_size
 
     file = Path(path).expanduser().absolute()
-    try:
-        nbytes = file.stat().st_size
-        with warnings.catch_warnings():
-            # Large is decided where it is decoded; here only what cannot be right is an error.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(file) as image:
-                width, height = image.size
-    except FileNotFoundError:
-        raise NotFound(f"{file} does not exist") from None
-    except UnidentifiedImageError:
-        raise BadImage(f"{file} is not a picture that can be read") from None
-    except Image.DecompressionBombError:
-        raise BadImage(f"{file} has too many pixels") from None
-    except OSError as e:
-        raise BadImage(f"{file} cannot be read: {e.strerror or e}") from None
-    except (ValueError, SyntaxError) as e:  # Pillow's parsers, on damaged headers
-        raise BadImage(f"{file} is damaged: {e}") from None
+    width, height = image_size(file)
+    nbytes = file.stat().st_size
     return Picture(file, width, height, nbytes)
 
 
