@@ -157,7 +157,10 @@ class ChatScreen(Screen[None]):
                 self._composer.clear()
             return
         if re.fullmatch(r"/[a-z]+", command) and not message.text.startswith(" "):
-            self._tell(f"no command {command}; {IMAGE} PATH attaches a picture (a space sends it)")
+            self._tell(
+                f"{command} is no command; {IMAGE} PATH attaches a picture. "
+                "A space before it sends it as text."
+            )
             return
         draft = self._draft()
         if not draft:

@@ -532,3 +532,16 @@ async def test_a_click_elsewhere_leaves_the_editor_focused(open_chat: Open) -> N
         await chat.pilot.click(chat.bubbles[0])
         await chat.pilot.press("tab", "x")
         assert chat.composer.text == "x"
+
+
+async def test_other_commands_are_not_sent(open_chat: Open) -> None:
+    """A typing error is not a question; a space in front makes it one."""
+    async with open_chat() as chat:
+        await chat.ready()
+        chat.composer.text = "/imagine x"
+        await chat.pilot.press("enter")
+        await chat.until(lambda: "/imagine is no command" in chat.hint)
+        assert chat.engine.asked == []
+        chat.composer.text = " /imagine x"
+        await chat.pilot.press("enter")
+        await chat.until(lambda: len(chat.engine.asked) == 1)
