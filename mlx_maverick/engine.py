@@ -121,13 +121,12 @@ def _prefill(
     model: Llama4, cache: Cache, ids: Sequence[int], features: Features | None, step: int
 ) -> Iterator[mx.array]:
     """Compute what the cache lacks of `ids`; the hidden states of each step, [1, L, hidden]."""
-    rest = np.array(ids[cache.length :], dtype=np.int32)
-    is_patch = rest == model.config.patch_token_id
-    # Pictures that are in the cache already keep their numbers.
-    before = sum(1 for id in ids[: cache.length] if id == model.config.patch_token_id)
-    patch = before + np.concatenate([[0], np.cumsum(is_patch)])
+    every = np.array(ids, dtype=np.int32)
+    # Patches before each position; those in the cache already keep their numbers.
+    patches = np.concatenate([[0], np.cumsum(every == model.config.patch_token_id)])
+    rest, patches = every[cache.length :], patches[cache.length :]
     for start, end in cache.spans(len(rest), step):
-        first, last = int(patch[start]), int(patch[end])
+        first, last = int(patches[start]), int(patches[end])
         rows = features.between(first, last) if features and last > first else None
         hidden = model.text(model.embed(mx.array(rest[None, start:end]), rows), cache)
         mx.eval(hidden)

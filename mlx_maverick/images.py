@@ -49,7 +49,7 @@ def load_picture(source: "Source | Picture", config: ModelConfig | VisionConfig)
         return source
     vision = _vision(config)
     image = open_image(source)
-    pixels, grid = preprocess(image, vision)
+    pixels, grid = _tiles(image, vision.image_size)
     digest = hashlib.sha256(repr((grid, pixels.shape)).encode() + pixels.tobytes()).hexdigest()
     tokens = len(pixels) * vision.tokens_per_tile
     return Picture(pixels, grid, image.size, digest, tokens)
@@ -60,8 +60,14 @@ def preprocess(
 ) -> tuple[np.ndarray[Any, np.dtype[np.float32]], tuple[int, int]]:
     """Tiles [N, 3, T, T] float32, row by row with the global tile last (if more than one),
     and (rows, columns). Raises as `load_picture`."""
-    tile = _vision(config).image_size
-    rgb = open_image(image)
+    vision = _vision(config)  # first: a model without eyes opens no files
+    return _tiles(open_image(image), vision.image_size)
+
+
+def _tiles(
+    rgb: Image.Image, tile: int
+) -> tuple[np.ndarray[Any, np.dtype[np.float32]], tuple[int, int]]:
+    """`preprocess` of a picture that was opened already."""
     rows, columns = best_grid(rgb.width, rgb.height, tile)
     width, height = fitted_size(rgb.width, rgb.height, columns * tile, rows * tile, tile)
     canvas = np.zeros((rows * tile, columns * tile, 3), dtype=np.uint8)

@@ -28,7 +28,6 @@ from .textstream import TextStream
 if TYPE_CHECKING:
     from .chat import Chat
 
-DEFAULT_CONTEXT = 32768
 # Encoded pictures kept for the next turn; one takes up to 17 * 144 rows, 25 MB in bf16.
 KEPT_PICTURES = 16
 
@@ -81,7 +80,7 @@ class Unread:
         folder = hub.resolve(model)
         config = ModelConfig.from_folder(folder)
         most = config.text.max_position_embeddings
-        context = min(DEFAULT_CONTEXT, most) if context is None else context
+        context = min(memory.DEFAULT_CONTEXT, most) if context is None else context
         if not isinstance(context, int) or not 2 <= context <= most:
             raise UsageError(f"context {context!r} is not between 2 and the model's {most} tokens")
         checkpoint = Checkpoint.open(folder)
@@ -168,9 +167,7 @@ class Maverick:
         `should_stop` is asked between prefill steps and between tokens, from any thread's
         flag. Raises as `generate`, before the first event.
         """
-        if sampling is not None and options:
-            raise UsageError("give either sampling or single options, not both")
-        sampling = sampling or Sampling(**options)
+        sampling = _one_sampling(sampling, options)
         encoded = self.prompt.encode(_with_images(messages, images))
         return self.stream_encoded(encoded, session, sampling, should_stop)
 
@@ -191,8 +188,8 @@ class Maverick:
         self, text: str, sampling: Sampling | None = None, **options: Unpack[Options]
     ) -> Iterator[Event]:
         """Continue raw text without the chat template, as base models need it."""
-        encoded = self.prompt.encode_text(text)
-        return self.stream_encoded(encoded, sampling=sampling or Sampling(**options))
+        sampling = _one_sampling(sampling, options)
+        return self.stream_encoded(self.prompt.encode_text(text), sampling=sampling)
 
     def chat(self, system: str | None = None, **options: Unpack[Options]) -> "Chat":
         """A conversation that keeps its KV cache."""
@@ -247,6 +244,12 @@ class Maverick:
     def _forget_pictures(self) -> None:
         while len(self._pictures) > KEPT_PICTURES:
             del self._pictures[next(iter(self._pictures))]
+
+
+def _one_sampling(sampling: Sampling | None, options: Options) -> Sampling:
+    if sampling is not None and options:
+        raise UsageError("give either sampling or single options, not both")
+    return sampling or Sampling(**options)
 
 
 def _with_images(

@@ -20,8 +20,9 @@ if TYPE_CHECKING:  # at run time inside functions: the converter's plan reads bu
     from .convert.recipe import Recipe
 
 __all__ = [
-    "KV_STEP", "PREFILL_STEP", "Budget", "Pressure", "Reading", "advice", "check", "kv_bytes",
-    "longest_context", "machine_limit", "read", "recipe_bytes", "set_limits", "smaller_recipe",
+    "DEFAULT_CONTEXT", "KV_STEP", "PREFILL_STEP", "Budget", "Pressure", "Reading", "advice",
+    "check", "kv_bytes", "longest_context", "machine_limit", "read", "recipe_bytes",
+    "set_limits", "smaller_recipe",
     "usable", "working_bytes",
 ]  # fmt: skip
 
@@ -34,6 +35,7 @@ SYSTEM_RESERVE = 8 * 2**30
 # Freed buffers that MLX keeps for reuse. Its own default is "all of memory", which after a
 # long prefill is memory that neither the system nor the KV cache can have.
 CACHE_LIMIT = 4 * 10**9
+DEFAULT_CONTEXT = 32768  # tokens of a conversation, unless asked otherwise
 MIN_CONTEXT = 1024  # a shorter one is not worth suggesting
 
 # Temporaries alive at once, in layers: a layer's buffers are freed as the next one computes.

@@ -149,6 +149,8 @@ def test_messages_are_refused_before_the_first_event(maverick: Maverick) -> None
         maverick.stream("x", temperature=-1)
     with pytest.raises(UsageError, match="either"):
         maverick.stream("x", sampling=Sampling(), temperature=0)
+    with pytest.raises(UsageError, match="either"):
+        maverick.stream_text("x", sampling=Sampling(), temperature=0)
 
 
 def test_a_prompt_longer_than_the_context(maverick_mini: Path) -> None:

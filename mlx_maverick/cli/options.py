@@ -7,6 +7,7 @@ import argparse
 from collections.abc import Callable
 
 from ..errors import UsageError
+from ..memory import DEFAULT_CONTEXT
 from ..sampling import Sampling
 
 
@@ -23,7 +24,7 @@ def whole(least: int) -> Callable[[str], int]:
     return parse
 
 
-def add_model(parser: argparse.ArgumentParser, context: str = "32768") -> None:
+def add_model(parser: argparse.ArgumentParser, context: str = f"{DEFAULT_CONTEXT}") -> None:
     """`context` says in words what the default is."""
     parser.add_argument(
         "--model", metavar="DIR", help="a model folder, or a repository in the Hub's cache"

@@ -18,12 +18,11 @@ from ..convert import published
 from ..convert.manifest import MANIFEST
 from ..convert.recipe import OFFERED
 from ..errors import BadCheckpoint, UsageError
-from ..memory import Budget
+from ..memory import DEFAULT_CONTEXT, Budget
 from ..names import TensorClass, canonical, tensor_class
 from ..units import gb
 from .terminal import printable
 
-DEFAULT_CONTEXT = 32768
 OTHER = "other"  # tensors a Llama 4 does not have
 
 
