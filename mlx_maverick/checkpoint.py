@@ -1,4 +1,4 @@
-"""A folder of safetensors: which tensor lies where, checked before a byte of it is used.
+"""A model's safetensors: which tensor lies where, checked before a byte of it is used.
 
 Knows the file format and nothing of models: no values are read here. Headers are bounded,
 offsets must lie inside the file, and shard names cannot leave the folder.
@@ -8,17 +8,21 @@ Format: https://huggingface.co/docs/safetensors/index#format
 import json
 import math
 import struct
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .config import read_json
+from .config import parse_json
 from .errors import BadCheckpoint, NotFound
+from .files import Files, Folder, read_whole
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 # The safetensors library's own bound on a header.
 MAX_HEADER_BYTES = 100_000_000
+HEADERS_AT_ONCE = 8  # over a network each takes a moment
 LFS_POINTER = b"version https://git-lfs.github.com/spec/v1"
 
 # Bits of one element. Sub-byte and exotic types are listed so that an error can name them.
@@ -48,7 +52,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Every tensor of a model folder, in the order of files and offsets."""
+    """Every tensor of a model, in the order of files and offsets."""
 
     folder: Path
     tensors: dict[str, Tensor]
@@ -69,12 +73,15 @@ class Checkpoint:
         Raises NotFound for a folder or shard that is missing, BadCheckpoint for anything
         that contradicts itself: index against headers, headers against file sizes.
         """
-        if not folder.is_dir():
-            raise NotFound(f"{folder} is not a folder; give the path of a model folder")
-        index = folder / INDEX
-        weight_map = _weight_map(index) if index.exists() else None
+        return Checkpoint.of(Folder(folder))
+
+    @staticmethod
+    def of(files: Files) -> "Checkpoint":
+        """The same for files that may be elsewhere."""
+        folder, sizes = files.path("."), files.sizes
+        weight_map = _weight_map(files) if INDEX in sizes else None
         names = sorted(set(weight_map.values())) if weight_map else [SINGLE]
-        missing = [n for n in names if not (folder / n).is_file()]
+        missing = [n for n in names if n not in sizes]
         if missing and weight_map is None:
             raise NotFound(f"{folder} holds neither {INDEX} nor {SINGLE}; is it a model folder?")
         if missing:
@@ -82,15 +89,18 @@ class Checkpoint:
                 f"{folder / missing[0]} is missing ({len(missing)} of {len(names)} shards are); "
                 "download it again"
             )
-        extra = sorted(p.name for p in folder.glob("model*.safetensors") if p.name not in names)
+        shards = (n for n in sizes if n.startswith("model") and n.endswith(".safetensors"))
+        extra = sorted(set(shards) - set(names))
         if extra:
             raise BadCheckpoint(
                 f"{folder / extra[0]} is not listed in {INDEX if weight_map else SINGLE}: "
                 "other programs would mix it in; move it away, or download the folder again"
             )
         tensors: dict[str, Tensor] = {}
-        for name in names:
-            for tensor in read_header(folder / name):
+        with ThreadPoolExecutor(HEADERS_AT_ONCE) as pool:
+            headers = list(pool.map(lambda name: header(files, name, sizes[name]), names))
+        for name, found in zip(names, headers, strict=True):
+            for tensor in found:
                 twin = tensors.setdefault(tensor.name, tensor)
                 if twin is not tensor:
                     raise BadCheckpoint(
@@ -102,8 +112,9 @@ class Checkpoint:
         return Checkpoint(folder, tensors)
 
 
-def _weight_map(index: Path) -> dict[str, str]:
-    raw = read_json(index).get("weight_map")
+def _weight_map(files: Files) -> dict[str, str]:
+    index = files.path(INDEX)
+    raw = parse_json(read_whole(files, INDEX), index).get("weight_map")
     if not isinstance(raw, dict) or not raw:
         raise BadCheckpoint(f"{index} has no weight_map; download it again")
     for name, shard in raw.items():
@@ -135,31 +146,38 @@ def _agree(folder: Path, weight_map: dict[str, str], tensors: dict[str, Tensor])
 
 
 def read_header(file: Path) -> list[Tensor]:
-    """The tensors of one safetensors file, by offset.
+    """The tensors of one local safetensors file, by offset. Raises as `header` does."""
+    return header(Folder(file.parent), file.name, file.stat().st_size)
+
+
+def header(files: Files, name: str, size: int) -> list[Tensor]:
+    """The tensors of one safetensors file of `size` bytes, by offset.
 
     Raises BadCheckpoint if the header is larger than the file, is not valid, or places a
     tensor outside the file or over another; a file cut short is told apart from a bad one.
     """
+    file = files.path(name)
 
     def bad(why: str) -> BadCheckpoint:
         return BadCheckpoint(f"{file} {why}; download it again")
 
     try:
-        size = file.stat().st_size
-        with file.open("rb") as handle:
-            head = handle.read(8)
-            if len(head) < 8:
-                raise bad(f"is cut short ({size} bytes)")
-            if head == LFS_POINTER[:8]:
-                raise BadCheckpoint(
-                    f"{file} is a Git LFS pointer, not the file; fetch it with 'hf download'"
-                )
-            (length,) = struct.unpack("<Q", head)
-            if length > size - 8:
-                raise bad(f"has a header of {length} bytes, larger than the file ({size})")
-            if length > MAX_HEADER_BYTES:
-                raise bad(f"has a header of {length} bytes, above the format's limit")
-            raw = json.loads(handle.read(length))
+        if size < 8:
+            raise bad(f"is cut short ({size} bytes)")
+        head = bytearray(8)
+        files.read(name, 0, memoryview(head))
+        if head == LFS_POINTER[:8]:
+            raise BadCheckpoint(
+                f"{file} is a Git LFS pointer, not the file; fetch it with 'hf download'"
+            )
+        (length,) = struct.unpack("<Q", head)
+        if length > size - 8:
+            raise bad(f"has a header of {length} bytes, larger than the file ({size})")
+        if length > MAX_HEADER_BYTES:
+            raise bad(f"has a header of {length} bytes, above the format's limit")
+        text = bytearray(length)
+        files.read(name, 8, memoryview(text))
+        raw = json.loads(text)
     except OSError as e:
         raise BadCheckpoint(f"{file} cannot be read ({e.strerror})") from None
     except ValueError:  # JSON and UTF-8 errors
@@ -182,7 +200,9 @@ def read_header(file: Path) -> list[Tensor]:
     return tensors
 
 
-def _tensor(name: str, entry: Any, file: Path, data: int, bad: Any) -> Tensor:
+def _tensor(
+    name: str, entry: Any, file: Path, data: int, bad: Callable[[str], BadCheckpoint]
+) -> Tensor:
     try:
         dtype, shape, (start, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
         whole = all(type(n) is int and n >= 0 for n in [start, end, *shape])

@@ -167,10 +167,22 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises NotFound without the file, BadCheckpoint if it is not a JSON object.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_bytes()
     except FileNotFoundError:
         raise NotFound(f"{path.parent} has no {path.name}: is it a model folder?") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as e:
+    except OSError as e:
+        raise BadCheckpoint(f"{path} cannot be read ({e}); download it again") from None
+    return parse_json(text, path)
+
+
+def parse_json(text: bytes, path: Path) -> dict[str, Any]:
+    """The JSON object in `text`; `path` names it in errors.
+
+    Raises BadCheckpoint if it is not a JSON object.
+    """
+    try:
+        value = json.loads(text.decode())
+    except ValueError as e:  # of JSON, and of UTF-8
         raise BadCheckpoint(f"{path} cannot be read ({e}); download it again") from None
     if not isinstance(value, dict):
         raise BadCheckpoint(f"{path} is not a JSON object; download it again")
