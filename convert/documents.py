@@ -47,6 +47,9 @@ def config(raw: Mapping[str, Any], quants: Mapping[str, Quant]) -> dict[str, Any
             # transformers 4.51 wrote 4 for "yes", which no other version reads.
             text["attn_temperature_tuning"] = bool(tuning)
         kept["text_config"] = text
+    if not quants:  # a recipe may leave everything bf16
+        kept.pop("quantization_config", None)
+        return kept
     ((default, _),) = Counter(quants.values()).most_common(1)
     section: dict[str, Any] = _fields(default)
     section |= {path: _fields(quant) for path, quant in quants.items() if quant != default}

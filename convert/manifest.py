@@ -62,11 +62,10 @@ class Manifest:
 
 def manifest(source: Path, recipe: Recipe, files: dict[str, File]) -> bytes:
     """The text of maverick.json."""
-    quants = {"experts": asdict(recipe.experts), "rest": asdict(recipe.rest)}
     return json_bytes(
         {
             "version": VERSION,
-            "recipe": {"name": recipe.name, **quants},
+            "recipe": recipe.describe(),
             "source": origin(source),
             "tools": {"mlx-maverick": __version__, "mlx": importlib.metadata.version("mlx")},
             "files": {name: asdict(files[name]) for name in sorted(files)},

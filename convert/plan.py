@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from mlx_maverick.checkpoint import INDEX, Checkpoint, Tensor
-from mlx_maverick.config import ModelConfig, Quant, read_json
+from mlx_maverick.config import ModelConfig, read_json
 from mlx_maverick.errors import BadCheckpoint, DoesNotFit, UsageError
-from mlx_maverick.names import tensor_class
 from mlx_maverick.units import gb
 
 from . import documents, published
-from .layout import Entry, Layout, json_bytes
-from .quantise import entries
+from .layout import Layout, json_bytes
+from .outputs import Part, parts
 from .recipe import Recipe
 from .source import DTYPES, Slice
 
@@ -27,19 +26,6 @@ from .source import DTYPES, Slice
 BLOCK_BYTES = 64 << 20
 # For maverick.json, whose size is the only one not known beforehand.
 MARGIN_BYTES = 1 << 20
-
-
-@dataclass(frozen=True)
-class Part:
-    """What a slice gives to the output tensor `name`, and its scales and biases if quantised.
-
-    `columns` is set for experts, stored [in, out]: these columns, transposed to [out, in].
-    """
-
-    name: str
-    shape: tuple[int, ...]  # of the whole tensor, not quantised
-    quant: Quant | None
-    columns: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -104,15 +90,16 @@ def make_plan(source: Path, recipe: Recipe) -> Plan:
 def plan(raw: Mapping[str, Any], checkpoint: Checkpoint, recipe: Recipe) -> Plan:
     """The plan for a checkpoint whose config.json (`raw`) and headers were read."""
     source = checkpoint.folder
-    tensors = _checked(checkpoint, ModelConfig.from_dict(raw, str(source)))
+    config = ModelConfig.from_dict(raw, str(source))
+    tensors, resolved = _checked(checkpoint, config), recipe.resolved(config)
     jobs, outputs, quants = [], [], {}
     for tensor in tensors:
-        parts = tuple(_parts(tensor, recipe))
-        for part in parts:
-            outputs += _entries(part)
+        made = tuple(parts(tensor.name, tensor.shape, resolved))
+        for part in made:
+            outputs += part.entries
             if part.quant:
                 quants[part.name.removesuffix(".weight")] = part.quant
-        jobs += [Job(piece, parts) for piece in _slices(tensor)]
+        jobs += [Job(piece, made) for piece in _slices(tensor)]
     layout = Layout.of(outputs)
     texts = {
         "config.json": json_bytes(documents.config(raw, quants)),
@@ -173,34 +160,6 @@ def _checked(checkpoint: Checkpoint, config: ModelConfig) -> list[Tensor]:
                 f"config.json asks for {list(shape)}; use the config.json that belongs to it"
             )
     return [checkpoint.tensors[name] for name in shapes]
-
-
-def _parts(tensor: Tensor, recipe: Recipe) -> Iterator[Part]:
-    """What a tensor of the checkpoint becomes."""
-    name, shape = tensor.name, tensor.shape
-    kind = tensor_class(name)
-    quant = recipe.quant(kind) if kind else None
-    if name.endswith(published.GATE_UP):
-        experts, inputs, both = shape
-        inner, path = both // 2, name.removesuffix("gate_up_proj")
-        for i, part in enumerate(("gate_proj", "up_proj")):
-            columns = (i * inner, (i + 1) * inner)
-            yield Part(f"{path}{part}.weight", (experts, inner, inputs), quant, columns)
-    elif name.endswith(published.DOWN):
-        experts, inner, outputs = shape
-        yield Part(f"{name}.weight", (experts, outputs, inner), quant, (0, outputs))
-    else:
-        matrix = len(shape) == 2  # biases of a quantised projection stay bf16
-        yield Part(name, shape, quant if matrix else None)
-
-
-def _entries(part: Part) -> list[Entry]:
-    if part.quant and part.shape[-1] % part.quant.group_size:
-        raise BadCheckpoint(
-            f"{part.name} has rows of {part.shape[-1]}, which groups of {part.quant.group_size} "
-            "do not divide; no published Llama 4 has such a shape"
-        )
-    return entries(part.name, part.shape, part.quant)
 
 
 def _slices(tensor: Tensor) -> Iterator[Slice]:

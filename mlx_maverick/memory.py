@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from . import pressure
 from .config import ModelConfig, TextConfig, VisionConfig
 from .errors import DoesNotFit
-from .names import tensor_class
 from .pressure import Pressure, Reading, read
 from .units import gb
 
@@ -132,18 +131,10 @@ def longest_context(budget: Budget, limit: int) -> int:
 
 
 def recipe_bytes(config: ModelConfig, recipe: "Recipe") -> int:
-    """Bytes of the whole model's tensors, converted with `recipe`.
+    """Bytes of the whole model's tensors, converted with `recipe`."""
+    from .convert.outputs import outputs
 
-    Affine quantisation costs a bf16 scale and a bf16 bias for each group of a matrix.
-    """
-    from .convert import published
-
-    bits = 0.0
-    for name, shape in published.shapes(config).items():
-        kind = tensor_class(name)
-        quant = recipe.quant(kind) if kind and len(shape) > 1 else None
-        bits += math.prod(shape) * (quant.bits + 32 / quant.group_size if quant else 16)
-    return math.ceil(bits / 8)
+    return sum(entry.nbytes for entry in outputs(config, recipe))
 
 
 def smaller_recipe(budget: Budget, limit: int) -> "tuple[Recipe, int] | None":

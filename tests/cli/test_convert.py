@@ -97,7 +97,7 @@ def test_a_source_without_tokenizer_is_said(
 def test_usage_errors(maverick_mini: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert failed(capsys)[0] == 2
     assert failed(capsys, maverick_mini, "--hf-path", maverick_mini)[0] == 2
-    code, said = failed(capsys, maverick_mini, "--recipe", "e1r1", "--out", out)
+    code, said = failed(capsys, maverick_mini, "--recipe", "r1e1", "--out", out)
     assert code == 2
     assert "e4r4, e4r6" in said
     out.mkdir()

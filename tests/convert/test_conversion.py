@@ -149,10 +149,13 @@ def test_small_blocks_and_several_shards_give_the_same_weights(
     verify(out)
 
 
-@pytest.mark.parametrize("recipe", [Recipe(2, 4), Recipe(3, 6), Recipe(5, 8), Recipe(8, 8)])
+@pytest.mark.parametrize(
+    "recipe",
+    [Recipe.named("e2r4"), Recipe.named("e3r6"), Recipe.named("e5r8"), Recipe.named("e8r8")],
+)
 def test_recipes_still_to_come(scout_mini: Path, out: Path, recipe: Recipe) -> None:
     convert(scout_mini, out, recipe)
-    same(damage.tensors(out), expected(scout_mini, recipe.experts_bits, recipe.rest_bits))
+    same(damage.tensors(out), expected(scout_mini, recipe.experts.bits, recipe.rest.bits))
 
 
 @pytest.mark.parametrize("dtype", [mx.float32, mx.float16])

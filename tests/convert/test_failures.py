@@ -43,7 +43,7 @@ def test_nothing_is_written_before_everything_is_checked(
     with pytest.raises(UsageError, match="inside the source"):
         convert(source, source / "out", "e4r4")
     with pytest.raises(UsageError, match="no recipe"):
-        convert(source, out, "e9r9")
+        convert(source, out, "4bit")
     damage.change(source, {"language_model.lm_head.weight": None})
     with pytest.raises(BadCheckpoint, match="lacks"):
         convert(source, out, "e4r4")

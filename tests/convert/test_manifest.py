@@ -11,7 +11,7 @@ FILES = {"b": File(3, "ff"), "a": File(0, "00")}
 
 
 def test_it_is_read_back(tmp_path: Path) -> None:
-    text = manifest(tmp_path / "some-model", Recipe(4, 6), FILES)
+    text = manifest(tmp_path / "some-model", Recipe.named("e4r6"), FILES)
     (tmp_path / MANIFEST).write_bytes(text)
     assert Manifest.read(tmp_path) == Manifest("e4r6", FILES)
     raw = json.loads(text)

@@ -2,7 +2,8 @@ import mlx.core as mx
 import pytest
 
 from mlx_maverick.config import Quant
-from mlx_maverick.convert.quantise import entries, quantise
+from mlx_maverick.convert.outputs import entries
+from mlx_maverick.convert.quantise import quantise
 from mlx_maverick.errors import BadCheckpoint
 
 
