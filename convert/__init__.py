@@ -7,12 +7,17 @@ Importing this does not load mlx; the names below arrive when used. The main pat
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-_HOME = {"convert": "conversion", "Converted": "conversion", "Progress": "progress"}
-__all__ = ["Converted", "Progress", "convert"]
+_HOME = {
+    "convert": "conversion", "stream": "conversion",
+    "Planned": "progress", "Progress": "progress", "Converted": "progress",
+}  # fmt: skip
+__all__ = ["Converted", "Planned", "Progress", "convert", "stream"]
 
 if TYPE_CHECKING:
-    from .conversion import Converted as Converted
     from .conversion import convert as convert
+    from .conversion import stream as stream
+    from .progress import Converted as Converted
+    from .progress import Planned as Planned
     from .progress import Progress as Progress
 
 

@@ -3,80 +3,220 @@
 Knows the order of the steps; each step's module knows how.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter
+from typing import Any
 
 import mlx.core as mx
+import numpy as np
+from numpy.typing import NDArray
 
-from .manifest import MANIFEST, hash_files, manifest
-from .plan import Job, make_plan
-from .progress import Callback, Progress, ignore
+from mlx_maverick.errors import BadCheckpoint, MaverickError
+
+from . import journal, origin
+from .card import CARD, card
+from .hashes import Extent, hash_files
+from .manifest import MANIFEST, Manifest, identity, manifest
+from .pipeline import Reader, Writer, running
+from .plan import Job, Part, Plan, make_plan
+from .progress import Callback, Clock, Converted, Event, Planned, Progress, ignore
 from .quantise import quantise
 from .recipe import Recipe
-from .source import read
+from .source import Bytes, Raw
 from .verify import verify_layout
-from .write import Output, check_target, output
+from .write import Output, check_target, completed, output, partial
 
+# Weights quantised at once: few enough for temporaries to stay in the processor's cache,
+# enough to keep a GPU busy.
+BLOCK_WEIGHTS = 2 << 20
 # Freed buffers MLX may keep for the next slice. Its own limit is all of the memory.
-CACHE_BYTES = 512 << 20
-
-
-@dataclass(frozen=True)
-class Converted:
-    """A finished conversion."""
-
-    folder: Path
-    recipe: str
-    nbytes: int  # of all files
-    files: tuple[str, ...]
+CACHE_BYTES = 256 << 20
+KEEP = "keep"  # instead of a recipe: an MLX folder keeps its quantisation
 
 
 def convert(
-    source: Path, out: Path, recipe: Recipe | str, progress: Callback = ignore
+    source: str | Path,
+    out: str | Path,
+    recipe: Recipe | str,
+    progress: Callback = ignore,
+    *,
+    fast: bool = False,
+    revision: str | None = None,
+    restart: bool = False,
 ) -> Converted:
-    """Write `source`, a local BF16 folder, as the MLX folder `out`.
+    """The events of `stream`, each given to `progress`; the last one."""
+    done: Event | None = None
+    for done in stream(source, out, recipe, fast=fast, revision=revision, restart=restart):
+        progress(done)
+    assert isinstance(done, Converted)
+    return done
 
-    `out` appears at the end, whole; if anything fails it does not, and nothing is left.
-    Raises UsageError (recipe, or `out` exists), NotFound, BadCheckpoint (anything wrong with
-    the source), DoesNotFit (disk).
+
+def stream(
+    source: str | Path,
+    out: str | Path,
+    recipe: Recipe | str,
+    *,
+    fast: bool = False,
+    revision: str | None = None,
+    restart: bool = False,
+) -> Iterator[Event]:
+    """Write `source` as the MLX folder `out`: first Planned, then Progress, last Converted.
+
+    `source` is a local folder, or a repository of the Hub as `owner/name` (at `revision`: a
+    branch, tag or commit), of which only byte ranges are read: BF16 or FP8 as published, or an
+    MLX folder. `recipe` is a Recipe, its name, the path of its file, or "keep". `fast` takes
+    each group's scale from its smallest and largest weight instead of searching for the best.
+
+    `out` appears at the end, whole. If anything fails, or the iterator is closed, what is done
+    stays in `<out>.partial`, and the same call goes on from there, to the same bytes;
+    `restart` discards it.
+    Raises UsageError (recipe, `out` exists, another conversion was begun), NotFound,
+    BadCheckpoint (anything wrong with the source), DoesNotFit (disk), MaverickError (network).
     """
-    recipe = Recipe.named(recipe) if isinstance(recipe, str) else recipe
-    plan = make_plan(source, recipe)
-    check_target(source, out)
-
-    with output(out) as result, _small_cache():
-        plan.check_room(result.folder)  # here: what an earlier run left is gone by now
-        result.preallocate(plan.layout)
-        done = 0
-        for job in plan.jobs:
-            run(job, result)
-            done += job.slice.nbytes
-            progress(Progress("converting", done, plan.read_nbytes, str(job.slice)))
-        for name, text in plan.documents.items():
-            result.add(name, text)
-        for path in plan.copies:
-            result.copy(path)
-        verify_layout(result.folder, plan.layout)
-        files = hash_files(result.folder, plan.sizes, progress)
-        result.add(MANIFEST, manifest(source, recipe, files))
-
-    names = (*files, MANIFEST)
-    nbytes = sum((out / name).stat().st_size for name in names)
-    return Converted(out, recipe.name, nbytes, names)
+    out, folder = Path(out), partial(Path(out))
+    wanted = None if recipe == KEEP else recipe
+    wanted = Recipe.parse(wanted) if isinstance(wanted, str) else wanted
+    if completed(out):
+        yield _finished(out, Clock(), 0, 0.0)
+        return
+    begun = None if restart else journal.read(folder)
+    with origin.opened(source, revision, begun) as files:
+        plan = make_plan(files, wanted)
+        check_target(Path(source) if Path(source).is_dir() else None, out)
+        about = identity(plan, origin.describe(files), fast)
+        clock, start = Clock(), perf_counter()
+        with output(out, plan.layout, restart) as result, _small_cache():
+            try:
+                weights = yield from _carry_out(plan, result, about, fast, clock)
+            except (MaverickError, KeyboardInterrupt) as e:
+                if done := result.journal.done:
+                    share = _share(plan, done)
+                    e.args = (f"{e}; {share:.0%} is kept in {folder}: the same command goes on",)
+                raise
+    yield _finished(out, clock, weights, perf_counter() - start)
 
 
-def run(job: Job, result: Output) -> None:
-    """Read, quantise and write one slice. Independent of every other job."""
-    values = read(job.slice)
+def _carry_out(
+    plan: Plan, result: Output, about: Mapping[str, Any], fast: bool, clock: Clock
+) -> Generator[Event, None, int]:
+    """Everything inside the `.partial` folder; returns how many weights were converted."""
+    _begin(plan, result, about)
+    todo = [(n, job) for n, job in enumerate(plan.jobs) if n not in result.journal.done]
+    count = plan.read_nbytes - sum(job.nbytes for _, job in todo)
+    yield _planned(plan, result, about, count)
+
+    reader, writer = Reader(plan.files, todo, clock), Writer(result, clock)
+    with running(reader, writer):
+        for number, job, data in reader:
+            run(job, data, writer, clock, fast)
+            writer.end(number)
+            count += job.nbytes
+            yield Progress("converting", count, plan.read_nbytes, str(job))
+
+    texts = plan.documents | {CARD: card(plan, about)}
+    for name, text in texts.items():
+        result.add(name, text)
+    result.tidy({*plan.sizes, CARD, MANIFEST})
+    verify_layout(result.folder, plan.layout)
+    sizes = plan.sizes | {CARD: len(texts[CARD])}
+    files, changed = yield from hash_files(result.folder, sizes, _extents(plan, result))
+    if changed:
+        result.journal.forget(changed)
+        raise BadCheckpoint(
+            f"{result.folder} does not hold what was written into it (a failing disk, or another "
+            f"program): {len(changed)} pieces will be written again"
+        )
+    result.add(MANIFEST, manifest(about, files))
+    return sum(part.weights for _, job in todo for part in job.parts)
+
+
+def _begin(plan: Plan, result: Output, about: Mapping[str, Any]) -> None:
+    """Check that what is there belongs to this conversion, then the disk, then the files."""
+    log = result.journal
+    if log.done and log.identity is not None:
+        journal.refuse_other(log.identity, about, result.folder, _share(plan, log.done))
+    plan.check_room(result.folder, result.allocated())
+    if not log.done:
+        log.begin(about)
+    fresh = result.prepare()
+    places = result.layout.places
+    lost = [
+        number
+        for number in log.done
+        if any(places[e.name].shard in fresh for p in plan.jobs[number].parts for e in p.entries)
+    ]
+    if lost:
+        log.forget(lost)
+
+
+def run(job: Job, data: Bytes, writer: Writer, clock: Clock, fast: bool = False) -> None:
+    """Quantise what was read for one job. Independent of every other job."""
+    entry = 0
     for part in job.parts:
-        matrix = values
-        if part.columns:
-            first, end = part.columns
-            matrix = mx.swapaxes(values[..., first:end], -1, -2)
-        for name, packed in quantise(matrix, part.name, part.quant).items():
-            result.write(name, job.offset(result.layout.places[name].nbytes), packed)
+        entries, rows = part.entries, part.piece.encoding.shape[0]
+        step = max(1, BLOCK_WEIGHTS * rows // max(1, part.size))
+        for start in range(0, rows, step):
+            stop = min(start + step, rows)
+            with clock.on("quantising"):
+                arrays = _values(part, data, start, stop, fast)
+            for i, (made, values) in enumerate(zip(entries, arrays, strict=True)):
+                first, nbytes = part.extent(made)
+                writer.put(entry + i, made.name, first + nbytes // rows * start, values)
+        entry += len(entries)
+
+
+def _values(
+    part: Part, data: Bytes, start: int, stop: int, fast: bool
+) -> list[NDArray[np.generic]]:
+    """What rows of a part become, one array for each of its entries."""
+    values = part.piece.encoding.rows(data, start, stop)
+    if isinstance(part.piece.encoding, Raw):
+        mx.eval(values)
+        return [np.array(values, copy=False)]
+    made = quantise(values, part.piece.name, part.quant, fast)
+    # numpy has no bfloat16.
+    return [np.array(a.view(mx.uint16) if a.dtype == mx.bfloat16 else a, copy=False) for a in made]
+
+
+def _extents(plan: Plan, result: Output) -> dict[str, list[Extent]]:
+    """By weight file: every range that was written, and its CRC-32."""
+    extents: dict[str, list[Extent]] = {shard.name: [] for shard in plan.layout.shards}
+    for number, crcs in result.journal.done.items():
+        shares = [(e, *p.extent(e)) for p in plan.jobs[number].parts for e in p.entries]
+        for (entry, first, nbytes), crc in zip(shares, crcs, strict=True):
+            place = plan.layout.places[entry.name]
+            extents[place.shard].append(Extent(place.offset + first, nbytes, crc, number))
+    return extents
+
+
+def _planned(plan: Plan, result: Output, about: Mapping[str, Any], done: int) -> Planned:
+    source = about["source"]
+    return Planned(
+        source=plan.files.where,
+        commit=source.get("commit"),
+        form=plan.form,
+        recipe=about["recipe"]["name"],
+        folder=result.folder,
+        to_read=plan.read_nbytes,
+        done=done,
+        nbytes=plan.nbytes,
+        weights=plan.weights,
+        layers=plan.config.text.num_hidden_layers,
+    )
+
+
+def _finished(out: Path, clock: Clock, weights: int, seconds: float) -> Converted:
+    made = Manifest.read(out)
+    names = (*made.files, MANIFEST)
+    nbytes = sum((out / name).stat().st_size for name in names)
+    return Converted(out, made.recipe, nbytes, names, weights, seconds, clock.stages)
+
+
+def _share(plan: Plan, done: Mapping[int, Any]) -> float:
+    return sum(plan.jobs[n].nbytes for n in done if n < len(plan.jobs)) / plan.read_nbytes
 
 
 @contextmanager

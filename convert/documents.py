@@ -6,10 +6,11 @@ here runs any), sub-folders, and weights in other formats.
 
 from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path
+from fnmatch import fnmatchcase
 from typing import Any
 
-from mlx_maverick.config import Quant, read_json
+from mlx_maverick.config import Quant, parse_json
+from mlx_maverick.files import Files, read_whole
 
 COPIED = (
     "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json",
@@ -17,19 +18,22 @@ COPIED = (
     "generation_config.json", "preprocessor_config.json", "processor_config.json",
     "LICENSE*", "USE_POLICY*", "NOTICE*",
 )  # fmt: skip
+OTHERS = (".py", ".safetensors")  # whatever else their names say
 
 
-def copies(source: Path) -> list[Path]:
-    """The source's files that the output takes over unchanged, sorted by name.
+def copies(files: Files) -> dict[str, bytes]:
+    """The source's files that the output takes over unchanged, by name.
 
     Raises BadCheckpoint if one that should be JSON is not.
     """
-    found = {path for pattern in COPIED for path in source.glob(pattern) if path.is_file()}
-    kept = sorted(path for path in found if path.suffix not in (".py", ".safetensors"))
-    for path in kept:
-        if path.suffix == ".json":
-            read_json(path)  # a damaged one would only be noticed when the model is used
-    return kept
+    texts = {}
+    for name in sorted(files.sizes):
+        if any(fnmatchcase(name, pattern) for pattern in COPIED) and not name.endswith(OTHERS):
+            texts[name] = read_whole(files, name)
+            if name.endswith(".json"):
+                # A damaged one would only be noticed when the model is used.
+                parse_json(texts[name], files.path(name))
+    return texts
 
 
 def config(raw: Mapping[str, Any], quants: Mapping[str, Quant]) -> dict[str, Any]:

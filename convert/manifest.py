@@ -4,31 +4,24 @@ Knows nothing of models. It holds no time and no absolute path: two runs give th
 and a folder put on the Hub does not tell its maker's directory names.
 """
 
-import hashlib
 import importlib.metadata
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import mlx.core as mx
 
 from mlx_maverick import __version__
 from mlx_maverick.config import read_json
 from mlx_maverick.errors import BadCheckpoint
 
+from .hashes import File
 from .layout import json_bytes
-from .progress import Callback, Progress
-from .recipe import Recipe
+from .plan import Plan
 
 MANIFEST = "maverick.json"
 VERSION = 1
-HASHED_AT_ONCE = 16 << 20
-
-
-@dataclass(frozen=True)
-class File:
-    """One file of the folder."""
-
-    size: int
-    sha256: str  # hexadecimal
 
 
 @dataclass(frozen=True)
@@ -60,39 +53,23 @@ class Manifest:
         return Manifest(recipe, files)
 
 
-def manifest(source: Path, recipe: Recipe, files: dict[str, File]) -> bytes:
-    """The text of maverick.json."""
-    return json_bytes(
-        {
-            "version": VERSION,
-            "recipe": recipe.describe(),
-            "source": origin(source),
-            "tools": {"mlx-maverick": __version__, "mlx": importlib.metadata.version("mlx")},
-            "files": {name: asdict(files[name]) for name in sorted(files)},
-        }
-    )
+def identity(plan: Plan, source: Mapping[str, Any], fast: bool) -> dict[str, Any]:
+    """What is made of what, and with what: the conversions of equal identity give equal bytes.
+    JSON values."""
+    recipe = plan.recipe
+    return {
+        "recipe": recipe.describe() if recipe else {"name": "keep"},
+        "quantiser": "none" if not recipe else "min-max" if fast else "least squares",
+        "source": {**source, "form": plan.form, "fingerprint": plan.fingerprint},
+        "tools": {
+            "mlx-maverick": __version__,
+            "mlx": importlib.metadata.version("mlx"),
+            "device": str(mx.default_device().type).rpartition(".")[2],
+        },
+    }
 
 
-def origin(source: Path) -> dict[str, Any]:
-    """Repository and commit if `source` lies in the Hub's cache, else the folder's name."""
-    folder = source.resolve()
-    # .../models--<owner>--<name>/snapshots/<commit>, as huggingface_hub lays it out
-    if folder.parent.name == "snapshots":
-        kind, *names = folder.parent.parent.name.split("--")
-        if kind == "models" and names:
-            return {"repo": "/".join(names), "commit": folder.name}
-    return {"folder": folder.name, "commit": None}
-
-
-def hash_files(folder: Path, sizes: dict[str, int], progress: Callback) -> dict[str, File]:
-    """Read the named files back from `folder`, as they are on the disk."""
-    files, done, total = {}, 0, sum(sizes.values())
-    for name in sorted(sizes):
-        digest = hashlib.sha256()
-        with (folder / name).open("rb", buffering=0) as handle:
-            while block := handle.read(HASHED_AT_ONCE):
-                digest.update(block)
-                done += len(block)
-                progress(Progress("hashing", done, total, name))
-            files[name] = File(handle.tell(), digest.hexdigest())
-    return files
+def manifest(about: Mapping[str, Any], files: Mapping[str, File]) -> bytes:
+    """The text of maverick.json for a conversion of this identity."""
+    named = {name: asdict(files[name]) for name in sorted(files)}
+    return json_bytes({"version": VERSION, **about, "files": named})

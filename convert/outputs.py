@@ -5,7 +5,6 @@ same functions as the conversion.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from mlx_maverick.config import ModelConfig, Quant
 from mlx_maverick.errors import UsageError
@@ -13,30 +12,6 @@ from mlx_maverick.errors import UsageError
 from . import published
 from .layout import Entry
 from .recipe import Recipe
-
-
-@dataclass(frozen=True)
-class Part:
-    """What a tensor of the checkpoint gives to the output tensor `name`, and its scales and
-    biases if quantised.
-
-    `columns` is set for experts, stored [in, out]: these columns, transposed to [out, in].
-    """
-
-    name: str
-    shape: tuple[int, ...]  # of the whole tensor, not quantised
-    quant: Quant | None
-    columns: tuple[int, int] | None = None
-
-    @property
-    def entries(self) -> list[Entry]:
-        """What is written. Raises UsageError if groups do not divide the rows."""
-        if self.quant and self.shape[-1] % self.quant.group_size:
-            raise UsageError(
-                f"{self.name} has rows of {self.shape[-1]}, which groups of "
-                f"{self.quant.group_size} do not divide; use smaller groups or bf16 for it"
-            )
-        return entries(self.name, self.shape, self.quant)
 
 
 def outputs(config: ModelConfig, recipe: Recipe) -> list[Entry]:
@@ -48,26 +23,34 @@ def outputs(config: ModelConfig, recipe: Recipe) -> list[Entry]:
     resolved = recipe.resolved(config)
     return [
         entry
-        for name, shape in published.shapes(config).items()
-        for part in parts(name, shape, resolved)
-        for entry in part.entries
+        for published_name, published_shape in published.shapes(config).items()
+        for name, shape in matrices(published_name, published_shape)
+        for entry in entries(name, shape, grouped(name, shape, resolved.quant(name)))
     ]
 
 
-def parts(name: str, shape: tuple[int, ...], recipe: Recipe) -> Iterator[Part]:
-    """What a published tensor becomes with a resolved recipe."""
-    quant = recipe.quant(name)
+def matrices(name: str, shape: tuple[int, ...]) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Names and shapes of what a published tensor becomes: experts are unfused, [E, out, in]."""
     if name.endswith(published.GATE_UP):
         experts, inputs, both = shape
-        inner, path = both // 2, name.removesuffix("gate_up_proj")
-        for i, half in enumerate(("gate_proj", "up_proj")):
-            columns = (i * inner, (i + 1) * inner)
-            yield Part(f"{path}{half}.weight", (experts, inner, inputs), quant, columns)
+        path = name.removesuffix("gate_up_proj")
+        for half in ("gate_proj", "up_proj"):
+            yield f"{path}{half}.weight", (experts, both // 2, inputs)
     elif name.endswith(published.DOWN):
         experts, inner, outs = shape
-        yield Part(f"{name}.weight", (experts, outs, inner), quant, (0, outs))
+        yield f"{name}.weight", (experts, outs, inner)
     else:
-        yield Part(name, shape, quant)
+        yield name, shape
+
+
+def grouped(name: str, shape: tuple[int, ...], quant: Quant | None) -> Quant | None:
+    """The same setting, checked. Raises UsageError if its groups do not divide the rows."""
+    if quant and shape[-1] % quant.group_size:
+        raise UsageError(
+            f"{name} has rows of {shape[-1]}, which groups of {quant.group_size} do not divide; "
+            "use smaller groups or bf16 for it"
+        )
+    return quant
 
 
 def entries(name: str, shape: tuple[int, ...], quant: Quant | None) -> list[Entry]:

@@ -1,74 +1,124 @@
 """The plan: everything a conversion will read and write, checked before it writes anything.
 
 Knows nothing of values. Config + checkpoint + recipe -> the exact output and a list of jobs,
-each of which reads one slice and writes its part of the output, in any order.
+each of which reads a few slices and writes its part of the output, in any order.
 """
 
+import hashlib
+import json
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
-from mlx_maverick.checkpoint import INDEX, Checkpoint, Tensor
-from mlx_maverick.config import ModelConfig, read_json
-from mlx_maverick.errors import BadCheckpoint, DoesNotFit, UsageError
+from mlx_maverick.checkpoint import INDEX, Checkpoint
+from mlx_maverick.config import ModelConfig, Quant, parse_json
+from mlx_maverick.errors import DoesNotFit, UsageError
+from mlx_maverick.files import Files, read_whole
 from mlx_maverick.units import gb
 
-from . import documents, published
-from .layout import Layout, json_bytes
-from .outputs import Part, parts
+from . import documents
+from .formats import Piece, Source
+from .layout import Entry, Layout, json_bytes
+from .outputs import entries, grouped
 from .recipe import Recipe
-from .source import DTYPES, Slice
+from .source import Packed, Raw, Slice
 
-# Rows read at once of a matrix that is no expert: the embedding alone is 2 GB. Experts of
-# Maverick are 84 and 168 MB.
-BLOCK_BYTES = 64 << 20
-# For maverick.json, whose size is the only one not known beforehand.
-MARGIN_BYTES = 1 << 20
+# For maverick.json and the journal, whose sizes are the only ones not known beforehand.
+MARGIN_BYTES = 4 << 20
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a piece of the source becomes: quantised, in bf16, or as it is stored."""
+
+    piece: Piece
+    quant: Quant | None
+
+    @property
+    def entries(self) -> list[Entry]:
+        """The whole output tensors that it is part of."""
+        name, shape, encoding = self.piece.name, self.piece.shape, self.piece.encoding
+        if isinstance(encoding, Raw):
+            return [Entry(name, encoding.slice.tensor.dtype, shape)]
+        return entries(name, shape, self.quant)
+
+    def extent(self, entry: Entry) -> tuple[int, int]:
+        """First byte and number of bytes of its share of one of them."""
+        shape = self.piece.shape
+        count = 1 if len(shape) == 3 else self.piece.encoding.shape[0]
+        each = entry.nbytes // shape[0]
+        return each * self.piece.first, each * count
+
+    @property
+    def size(self) -> int:
+        """Number of values."""
+        return prod(self.piece.encoding.shape)
+
+    @property
+    def weights(self) -> int:
+        """How many of them are weights; what is copied as it is stored is not counted."""
+        return 0 if isinstance(self.piece.encoding, Raw) else self.size
 
 
 @dataclass(frozen=True)
 class Job:
-    """Read one slice, write its parts. All parts have the slice's first axis."""
+    """Read some slices, write the parts made of them."""
 
-    slice: Slice
     parts: tuple[Part, ...]
 
-    def offset(self, nbytes: int) -> int:
-        """Where the slice's share of an output tensor of so many bytes begins."""
-        return nbytes // self.slice.tensor.shape[0] * self.slice.start
+    @property
+    def slices(self) -> tuple[Slice, ...]:
+        return tuple(dict.fromkeys(s for part in self.parts for s in part.piece.encoding.slices))
+
+    @property
+    def nbytes(self) -> int:
+        """To be read."""
+        return sum(slice.nbytes for slice in self.slices)
+
+    def __str__(self) -> str:
+        return str(self.slices[0])
 
 
 @dataclass(frozen=True)
 class Plan:
     """A conversion that can be carried out."""
 
-    source: Path
-    recipe: Recipe
+    files: Files
+    config: ModelConfig
+    recipe: Recipe | None
     layout: Layout
     jobs: tuple[Job, ...]
-    documents: dict[str, bytes]  # files whose text is already known
-    copies: tuple[Path, ...]  # files taken over unchanged
+    documents: dict[str, bytes]  # all other files but maverick.json and README.md
+    fingerprint: str  # of what is read: config, shapes, places
+    form: str  # how the source is stored, in words
+    quants: Mapping[str, Quant]  # of each quantised matrix, by path
 
     @property
     def read_nbytes(self) -> int:
-        return sum(job.slice.nbytes for job in self.jobs)
+        return sum(job.nbytes for job in self.jobs)
+
+    @property
+    def weights(self) -> int:
+        """How many go through the quantiser, or are copied as bf16."""
+        return sum(part.weights for job in self.jobs for part in job.parts)
 
     @property
     def sizes(self) -> dict[str, int]:
         """Every file of the output except maverick.json, and its exact size."""
         sizes = {shard.name: shard.nbytes for shard in self.layout.shards}
-        sizes |= {name: len(text) for name, text in self.documents.items()}
-        return sizes | {path.name: path.stat().st_size for path in self.copies}
+        return sizes | {name: len(text) for name, text in self.documents.items()}
 
     @property
     def nbytes(self) -> int:
         return sum(self.sizes.values())
 
-    def check_room(self, folder: Path) -> None:
-        """Raise DoesNotFit if the disk that holds `folder` has too little space."""
-        free, needed = shutil.disk_usage(folder).free, self.nbytes + MARGIN_BYTES
+    def check_room(self, folder: Path, there: int = 0) -> None:
+        """Raise DoesNotFit if the disk that holds `folder` has too little space, given that
+        `there` bytes of the output are on it already."""
+        free, needed = shutil.disk_usage(folder).free, self.nbytes + MARGIN_BYTES - there
         if needed > free:
             raise DoesNotFit(
                 f"the output needs {gb(needed)}, and the disk of {folder.parent} has {gb(free)} "
@@ -76,95 +126,100 @@ class Plan:
             )
 
 
-def make_plan(source: Path, recipe: Recipe) -> Plan:
-    """The plan for a local BF16 folder.
+def make_plan(files: Files, recipe: Recipe | None) -> Plan:
+    """The plan for a checkpoint; without a recipe an MLX folder is repacked as it is.
 
-    Raises NotFound or BadCheckpoint for a folder that is incomplete, damaged or not as its
-    config.json says, UsageError for one that is already quantised.
+    Raises NotFound or BadCheckpoint for one that is incomplete, damaged or not as its
+    config.json says, UsageError for a recipe that does not suit it.
     """
-    raw = read_json(source / "config.json")
-    _refuse_other_formats(source, raw)
-    return plan(raw, Checkpoint.open(source), recipe)
-
-
-def plan(raw: Mapping[str, Any], checkpoint: Checkpoint, recipe: Recipe) -> Plan:
-    """The plan for a checkpoint whose config.json (`raw`) and headers were read."""
-    source = checkpoint.folder
-    config = ModelConfig.from_dict(raw, str(source))
-    tensors, resolved = _checked(checkpoint, config), recipe.resolved(config)
-    jobs, outputs, quants = [], [], {}
-    for tensor in tensors:
-        made = tuple(parts(tensor.name, tensor.shape, resolved))
-        for part in made:
-            outputs += part.entries
-            if part.quant:
-                quants[part.name.removesuffix(".weight")] = part.quant
-        jobs += [Job(piece, made) for piece in _slices(tensor)]
-    layout = Layout.of(outputs)
-    texts = {
-        "config.json": json_bytes(documents.config(raw, quants)),
-        INDEX: layout.index(sum(tensor.size for tensor in tensors)),
-    }
-    return Plan(source, recipe, layout, tuple(jobs), texts, tuple(documents.copies(source)))
-
-
-def _refuse_other_formats(source: Path, raw: Mapping[str, Any]) -> None:
-    config = ModelConfig.from_dict(raw, str(source))
-    if config.quantization:
+    text = read_whole(files, "config.json")
+    raw = parse_json(text, files.path("config.json"))
+    if raw.get("model_type") == "llama4_text":
         raise UsageError(
-            f"{source} is an MLX folder, quantised already; convert the published BF16 "
-            "checkpoint instead"
-        )
-    if config.source_quantization:
-        raise UsageError(
-            f"{source} is stored as {config.source_quantization} (FP8), not supported yet by this "
-            "version; convert the BF16 checkpoint"
-        )
-    if raw["model_type"] != "llama4":
-        raise UsageError(
-            f"{source} is the text half alone (model_type {raw['model_type']!r}); convert the "
+            f"{files.where} is the text half alone (model_type 'llama4_text'); convert the "
             "complete published checkpoint"
         )
+    return plan(raw, Checkpoint.of(files), recipe, files)
 
 
-def _checked(checkpoint: Checkpoint, config: ModelConfig) -> list[Tensor]:
-    """The checkpoint's tensors in order of computation, exactly those its config implies."""
-    shapes, folder = published.shapes(config), checkpoint.folder
-    for name, tensor in checkpoint.tensors.items():
-        if tensor.dtype.startswith("F8_") or name.endswith(("_scale", ".scales")):
-            raise UsageError(
-                f"{folder} is quantised ({name} is {tensor.dtype}), not supported yet by this "
-                "version; convert the BF16 checkpoint"
-            )
-        if name not in shapes:
-            raise BadCheckpoint(
-                f"{tensor.file} holds {name}, which its config.json has no place for; use the "
-                "config.json that belongs to it"
-            )
-        if tensor.dtype not in DTYPES:
-            raise BadCheckpoint(
-                f"{tensor.file} stores {name} as {tensor.dtype}; only "
-                f"{', '.join(DTYPES)} can be converted"
-            )
-    missing = [name for name in shapes if name not in checkpoint.tensors]
-    if missing:
-        raise BadCheckpoint(
-            f"{folder} lacks {missing[0]} ({len(missing)} of {len(shapes)} tensors are missing); "
-            "download it again"
+def plan(
+    raw: Mapping[str, Any], checkpoint: Checkpoint, recipe: Recipe | None, files: Files
+) -> Plan:
+    """The plan for a checkpoint whose config.json (`raw`) and headers were read."""
+    config = ModelConfig.from_dict(raw, files.where)
+    source = Source(checkpoint, config)
+    if recipe is None and not config.quantization:
+        raise UsageError(
+            f"{files.where} is not quantised by MLX, so there is nothing to keep; name a recipe"
         )
-    for name, shape in shapes.items():
-        found = checkpoint.tensors[name].shape
-        if found != shape:
-            raise BadCheckpoint(
-                f"{checkpoint.tensors[name].file} holds {name} of shape {list(found)}, but "
-                f"config.json asks for {list(shape)}; use the config.json that belongs to it"
-            )
-    return [checkpoint.tensors[name] for name in shapes]
+    recipe = recipe.resolved(config) if recipe else None
+    jobs, weights = [], 0
+    outputs: dict[str, Entry] = {}
+    quants: dict[str, Quant] = {}
+    for pieces in source.pieces():
+        job = Job(tuple(part for piece in pieces for part in _parts(piece, recipe)))
+        jobs.append(job)
+        for part in job.parts:
+            outputs |= {entry.name: entry for entry in part.entries}
+        for piece in pieces:
+            if quant := _kept(piece, recipe) or _wanted(piece, recipe):
+                quants[piece.name.removesuffix(".weight")] = quant
+            if piece.first == 0:
+                weights += prod(piece.shape)
+    layout = Layout.of(outputs.values())
+    texts = {
+        "config.json": json_bytes(documents.config(raw, quants)),
+        INDEX: layout.index(weights),
+    }
+    return Plan(
+        files, config, recipe, layout, tuple(jobs), texts | documents.copies(files),
+        _fingerprint(raw, checkpoint), source.form, quants,
+    )  # fmt: skip
 
 
-def _slices(tensor: Tensor) -> Iterator[Slice]:
-    """Single experts, or blocks of rows of bounded size."""
-    count = tensor.shape[0]
-    step = 1 if len(tensor.shape) == 3 else max(1, BLOCK_BYTES * count // tensor.nbytes)
-    for start in range(0, count, step):
-        yield Slice(tensor, start, min(start + step, count))
+def _parts(piece: Piece, recipe: Recipe | None) -> Iterator[Part]:
+    """What a piece becomes; a matrix that keeps its quantisation is copied tensor by tensor."""
+    encoding = piece.encoding
+    if not _kept(piece, recipe):
+        yield Part(piece, _wanted(piece, recipe))
+        return
+    assert isinstance(encoding, Packed)
+    path = piece.name.removesuffix(".weight")
+    for kind, slice in zip(("weight", "scales", "biases"), encoding.slices, strict=False):
+        shape = (*piece.shape[:-1], slice.shape[-1])
+        yield Part(Piece(f"{path}.{kind}", shape, piece.first, Raw(slice)), None)
+
+
+def _wanted(piece: Piece, recipe: Recipe | None) -> Quant | None:
+    """How the recipe has this matrix quantised."""
+    return grouped(piece.name, piece.shape, recipe.quant(piece.name)) if recipe else None
+
+
+def _kept(piece: Piece, recipe: Recipe | None) -> Quant | None:
+    """The quantisation that a matrix already has and keeps: what was rounded away cannot be
+    had back, so it is never expanded. Raises UsageError if the recipe asks for more bits."""
+    if not isinstance(piece.encoding, Packed):
+        return None
+    stored, wanted = piece.encoding.quant, _wanted(piece, recipe)
+    if wanted in (None, stored):
+        return stored
+    if _bits(wanted) < _bits(stored):
+        return None
+    raise UsageError(
+        f"{piece.name} has only {stored.bits} bits in groups of {stored.group_size}, and the "
+        f"recipe asks for {wanted.bits} in groups of {wanted.group_size}: that would add bytes and no "
+        "precision; choose a smaller recipe, or --recipe keep"
+    )
+
+
+def _bits(quant: Quant) -> float:
+    """For each weight, with its share of scale and bias."""
+    return quant.bits + 32 / quant.group_size
+
+
+def _fingerprint(raw: Mapping[str, Any], checkpoint: Checkpoint) -> str:
+    """Of config and headers: what makes two sources differ without reading their values."""
+    places = [
+        (t.name, t.dtype, t.shape, t.file.name, t.offset) for t in checkpoint.tensors.values()
+    ]
+    return hashlib.sha256(json.dumps([raw, sorted(places)], sort_keys=True).encode()).hexdigest()

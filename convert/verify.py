@@ -3,18 +3,20 @@
 Knows nothing of how it was made; any folder with a maverick.json can be checked.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 from mlx_maverick.checkpoint import INDEX, Checkpoint
 from mlx_maverick.config import read_json
 from mlx_maverick.errors import BadCheckpoint
 
+from .hashes import hash_files
 from .layout import Layout
-from .manifest import Manifest, hash_files
-from .progress import Callback, ignore
+from .manifest import Manifest
+from .progress import Progress, ignore
 
 
-def verify(folder: Path, progress: Callback = ignore) -> Manifest:
+def verify(folder: Path, progress: Callable[[Progress], None] = ignore) -> Manifest:
     """Read the whole folder and compare it with its index and its maverick.json.
 
     Raises NotFound if either or a shard is missing, BadCheckpoint naming the first file that
@@ -34,8 +36,14 @@ def verify(folder: Path, progress: Callback = ignore) -> Manifest:
         if (found := (folder / name).stat().st_size) != file.size:
             raise _changed(f"{folder / name} has {found} bytes instead of {file.size}")
     sizes = {name: file.size for name, file in manifest.files.items()}
-    for name, file in hash_files(folder, sizes, progress).items():
-        if file.sha256 != manifest.files[name].sha256:
+    hashes = hash_files(folder, sizes)
+    try:
+        while True:
+            progress(next(hashes))
+    except StopIteration as end:
+        found, _ = end.value
+    for name, hashed in found.items():
+        if hashed.sha256 != manifest.files[name].sha256:
             raise _changed(f"{folder / name} is not what was written")
     return manifest
 

@@ -7,74 +7,95 @@ threads.
 import errno
 import fcntl
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import mlx.core as mx
 import numpy as np
+from numpy.typing import NDArray
 
 from mlx_maverick.errors import DoesNotFit, MaverickError, NotFound, UsageError
 
-from .layout import Layout
+from .journal import NAME as JOURNAL
+from .journal import Journal, sync
+from .layout import Layout, Shard
 
-# Lies in every .partial folder and is locked as long as its converter lives. A folder with
-# this file that nobody locks was left by a kill or a power cut, and may be replaced; one
-# without it is somebody else's, and is never touched.
-MARKER = ".mlx-maverick-converting"
 FULL = (errno.ENOSPC, errno.EDQUOT)
+# What the Finder and disks without extended attributes put into folders.
+DROPPINGS = (".DS_Store", "._*")
 
 
 class Output:
-    """An existing `.partial` folder."""
+    """An existing `.partial` folder that is ours."""
 
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.layout = Layout((), {})
+    def __init__(self, folder: Path, journal: Journal, layout: Layout):
+        self.folder, self.journal, self.layout = folder, journal, layout
+        self._unsynced: set[str] = set()
 
-    def preallocate(self, layout: Layout) -> None:
-        """Create every weight file at its final size, with its header."""
-        self.layout = layout
-        for shard in layout.shards:
-            with _full_disk(self.folder), (self.folder / shard.name).open("wb") as file:
-                _reserve(file.fileno(), shard.nbytes)
-                file.write(shard.header)
+    def prepare(self) -> set[str]:
+        """Give every weight file its final size and its header; the names of those that were
+        not there in that size, so that nothing in them counts."""
+        fresh = set()
+        for shard in self.layout.shards:
+            with full_disk(self.folder):
+                if not self._whole(shard):
+                    fresh.add(shard.name)
+                with _opened(self.folder / shard.name, os.O_RDWR | os.O_CREAT) as file:
+                    if shard.name in fresh:
+                        os.ftruncate(file, 0)
+                    _reserve(file, shard.nbytes)
+                    _pwrite(file, shard.header, 0)
+            self._unsynced.add(shard.name)
+        return fresh
 
-    def write(self, name: str, offset: int, values: mx.array) -> None:
-        """Put an evaluated array at `offset` bytes into the tensor `name`."""
-        if values.dtype == mx.bfloat16:
-            values = values.view(mx.uint16)  # numpy has no bfloat16
-        data = np.array(values, copy=False).data.cast("B")
+    def allocated(self) -> int:
+        """Bytes of the disk that the weight files have already."""
+        paths = [self.folder / shard.name for shard in self.layout.shards]
+        return sum(path.stat().st_blocks * 512 for path in paths if path.is_file())
+
+    def write(self, name: str, offset: int, data: NDArray[np.generic]) -> None:
+        """Put an array's bytes at `offset` bytes into the tensor `name`."""
         place = self.layout.places[name]
-        if offset + len(data) > place.nbytes:
-            raise ValueError(f"{len(data)} bytes at {offset} do not fit into {name}")
-        with _full_disk(self.folder):
-            file = os.open(self.folder / place.shard, os.O_WRONLY | os.O_CLOEXEC)
-            try:
-                done = 0
-                while done < len(data):
-                    done += os.pwrite(file, data[done:], place.offset + offset + done)
-            finally:
-                os.close(file)
+        if offset + data.nbytes > place.nbytes:
+            raise ValueError(f"{data.nbytes} bytes at {offset} do not fit into {name}")
+        with (
+            full_disk(self.folder),
+            _opened(self.folder / place.shard, os.O_WRONLY) as file,
+        ):
+            _pwrite(file, data.data.cast("B"), place.offset + offset)
+        self._unsynced.add(place.shard)
 
     def add(self, name: str, text: bytes) -> None:
         """Write a whole small file."""
-        with _full_disk(self.folder):
+        with full_disk(self.folder):
             (self.folder / name).write_bytes(text)
-
-    def copy(self, path: Path) -> None:
-        with _full_disk(self.folder):
-            shutil.copyfile(path, self.folder / path.name)
+        self._unsynced.add(name)
 
     def sync(self) -> None:
-        """Wait until everything is on the disk."""
-        for path in [*self.folder.iterdir(), self.folder]:
-            _sync(path)
+        """Wait until everything written so far is on the disk."""
+        names, self._unsynced = self._unsynced, set()
+        with full_disk(self.folder):
+            for name in sorted(names):
+                _sync(self.folder / name)
+
+    def tidy(self, planned: set[str]) -> None:
+        """Remove what a file manager left. Raises UsageError for a file that was not `planned`,
+        as it would become part of the model."""
+        for path in self.folder.iterdir():
+            if any(path.match(pattern) for pattern in DROPPINGS):
+                path.unlink()
+            elif path.name not in planned and path.name != JOURNAL:
+                raise UsageError(
+                    f"{self.folder} holds {path.name}, not of this conversion; move it away"
+                )
+
+    def _whole(self, shard: Shard) -> bool:
+        path = self.folder / shard.name
+        return path.is_file() and path.stat().st_size == shard.nbytes
 
 
-def check_target(source: Path, out: Path) -> None:
-    """Refuse an `out` that exists, has no parent folder, or lies in the source.
+def check_target(source: Path | None, out: Path) -> None:
+    """Refuse an `out` that exists, has no parent folder, or lies in the source folder.
 
     Raises UsageError or NotFound.
     """
@@ -82,38 +103,61 @@ def check_target(source: Path, out: Path) -> None:
         raise UsageError(f"{out} exists already; choose another output or remove it")
     if not out.parent.is_dir():
         raise NotFound(f"{out.parent} is not a folder; create it first")
-    if out.resolve().is_relative_to(source.resolve()):
+    if source and out.resolve().is_relative_to(source.resolve()):
         raise UsageError(f"{out} lies inside the source {source}; choose another output")
 
 
+def partial(out: Path) -> Path:
+    """Where `out` is written until it is whole."""
+    return out.with_name(out.name + ".partial")
+
+
 @contextmanager
-def output(out: Path) -> Iterator[Output]:
-    """A new `.partial` folder, renamed to `out` at the end of the block; removed if the block
-    is left by any exception, KeyboardInterrupt included."""
-    folder = out.with_name(out.name + ".partial")
+def output(out: Path, layout: Layout, restart: bool = False) -> Iterator[Output]:
+    """The `.partial` folder, new or as an earlier run left it (`restart`: emptied), renamed to
+    `out` at the end of the block. Left by an exception, it stays if any job of its is done."""
+    folder = partial(out)
     lock = _claim(folder)
     try:
-        result = Output(folder)
-        yield result
-        (folder / MARKER).unlink()
-        result.sync()
-        if os.path.lexists(out):  # rename would replace an empty folder
-            raise UsageError(f"{out} was created meanwhile; choose another output")
-        folder.rename(out)
-        _sync(out.parent)
-    except BaseException:
-        # The error under way is the one to tell. What cannot be removed, the next run will.
-        with suppress(OSError):
+        if restart:
             _empty(folder)
-            (folder / MARKER).unlink(missing_ok=True)  # last: till then the folder is ours
-            folder.rmdir()
-        raise
+            os.ftruncate(lock, 0)
+        result = Output(folder, Journal(lock), layout)
+        try:
+            yield result
+            finish(result, out)
+        except BaseException:
+            if not result.journal.done:
+                with suppress(OSError):  # the error under way is the one to tell
+                    _remove(folder)
+            raise
     finally:
         os.close(lock)
 
 
+def finish(result: Output, out: Path) -> None:
+    """Rename the whole folder. The journal goes last: a folder that still has it is known to
+    be ours, and complete if it has its final name (see `completed`)."""
+    result.sync()
+    _sync(result.folder)
+    if os.path.lexists(out):  # rename would replace an empty folder
+        raise UsageError(f"{out} was created meanwhile; choose another output")
+    result.folder.rename(out)
+    _sync(out.parent)
+    (out / JOURNAL).unlink()
+
+
+def completed(out: Path) -> bool:
+    """Whether `out` is a conversion that was killed between its last two steps; if so, the
+    last one is made up for."""
+    if not (out / JOURNAL).is_file():
+        return False
+    (out / JOURNAL).unlink()
+    return True
+
+
 def _claim(folder: Path) -> int:
-    """Make the folder ours and empty; the descriptor that holds its lock."""
+    """Make the folder ours; the descriptor of its locked journal."""
     try:
         folder.mkdir()
         fresh = True
@@ -123,8 +167,8 @@ def _claim(folder: Path) -> int:
         raise MaverickError(
             f"{folder} cannot be created ({e.strerror}); choose another output"
         ) from None
-    marker = folder / MARKER
-    if not fresh and any(folder.iterdir()) and not marker.is_file():
+    marker = folder / JOURNAL
+    if not fresh and not marker.is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} exists and is not a conversion's; move it away")
     lock = os.open(marker, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
@@ -132,7 +176,6 @@ def _claim(folder: Path) -> int:
         # Between opening and locking, another conversion may have ended and renamed it.
         if not os.path.exists(marker) or not os.path.samestat(os.fstat(lock), os.stat(marker)):
             raise _in_use(folder)
-        _empty(folder)
     except BaseException:
         os.close(lock)
         raise
@@ -140,12 +183,18 @@ def _claim(folder: Path) -> int:
 
 
 def _empty(folder: Path) -> None:
-    """Remove all files but the marker. Conversions make no sub-folders, so none is removed."""
+    """Remove all files but the journal. Conversions make no sub-folders, so none is removed."""
     for path in folder.iterdir():
         if path.is_dir() and not path.is_symlink():
             raise UsageError(f"{folder} holds {path.name}, not a conversion's; move it away")
-        if path.name != MARKER:
+        if path.name != JOURNAL:
             path.unlink()
+
+
+def _remove(folder: Path) -> None:
+    _empty(folder)
+    (folder / JOURNAL).unlink()  # last: till then the folder is known to be ours
+    folder.rmdir()
 
 
 def _lock(file: int, folder: Path, fresh: bool) -> None:
@@ -176,19 +225,34 @@ def _reserve(file: int, size: int) -> None:
     os.ftruncate(file, size)
 
 
+def _pwrite(file: int, data: bytes | memoryview, offset: int) -> None:
+    view, done = memoryview(data), 0
+    while done < len(view):
+        done += os.pwrite(file, view[done:], offset + done)
+
+
 def _sync(path: Path) -> None:
-    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    with _opened(path, os.O_RDONLY) as file:
+        sync(file)
+
+
+@contextmanager
+def _opened(path: Path, flags: int) -> Iterator[int]:
+    file = os.open(path, flags | os.O_CLOEXEC, 0o644)
     try:
-        os.fsync(file)
+        yield file
     finally:
         os.close(file)
 
 
 @contextmanager
-def _full_disk(folder: Path) -> Iterator[None]:
+def full_disk(folder: Path) -> Iterator[None]:
+    """Say so if the disk is full."""
     try:
         yield
     except OSError as e:
         if e.errno not in FULL:
             raise
-        raise DoesNotFit(f"the disk of {folder} became full; make room and start again") from None
+        raise DoesNotFit(
+            f"the disk of {folder} became full; make room and give the same command again"
+        ) from None

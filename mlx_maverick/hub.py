@@ -16,6 +16,19 @@ def resolve(model: str | Path) -> Path:
 
     Raises NotFound, with the command that downloads a repository.
     """
+    if folder := local(model) or cached(str(model)):
+        return folder
+    raise NotFound(
+        f"{model} is neither a folder nor in the Hub's cache; if it is a repository, "
+        f"run 'hf download {model}' first"
+    )
+
+
+def local(model: str | Path) -> Path | None:
+    """The folder of a model given as a path; None for what may be a repository.
+
+    Raises NotFound for what can be neither.
+    """
     try:
         path = Path(model).expanduser()
         if path.is_dir():
@@ -26,14 +39,15 @@ def resolve(model: str | Path) -> Path:
         raise NotFound(f"{path} is a file; give the model's folder")
     if not _REPO.fullmatch(str(model)) or str(model).startswith("."):
         raise NotFound(f"{model} does not exist; give a model folder or a Hub repository")
+    return None
 
+
+def cached(repo: str, revision: str | None = None) -> Path | None:
+    """The snapshot of a repository in the Hub's cache, perhaps with only some of its files."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(str(model), local_files_only=True))
+        return Path(snapshot_download(repo, revision=revision, local_files_only=True))
     except (LocalEntryNotFoundError, HFValidationError):
-        raise NotFound(
-            f"{model} is neither a folder nor in the Hub's cache; if it is a repository, "
-            f"run 'hf download {model}' first"
-        ) from None
+        return None

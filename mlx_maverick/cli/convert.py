@@ -1,32 +1,45 @@
-"""`mlx-maverick convert`: its options, its progress line and its summary.
+"""`mlx-maverick convert`: its options, and what they choose.
 
-Knows nothing of how a checkpoint is converted.
+Knows nothing of how a checkpoint is converted, or how progress is shown.
 """
 
 import argparse
-import json
-import time
 from pathlib import Path
 
-from .. import hub
-from ..convert.progress import Progress
-from ..convert.recipe import DEFAULT, OFFERED
+from ..config import ModelConfig, parse_json
+from ..convert.recipe import DEFAULT, OFFERED, Recipe
 from ..errors import UsageError
-from ..units import gb
-from .terminal import StatusLine, printable
+from .converting import Report
+from .options import whole
+
+AUTO, KEEP = "auto", "keep"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     known = ", ".join(recipe.name for recipe in OFFERED)
     parser.add_argument(
-        "source", nargs="?", type=Path, help="folder of the published BF16 checkpoint"
+        "source", nargs="?", help="a folder, or a repository of the Hub (read without download)"
     )
     parser.add_argument(
         "--recipe",
         "-r",
-        default=DEFAULT.name,
         metavar="NAME",
-        help=f"bits of experts and rest, one of: {known} (default: {DEFAULT.name})",
+        help=f"bits of experts and rest, for instance one of {known}; a recipe file (.toml); "
+        f"'{AUTO}' for the best that fits; '{KEEP}' to repack an MLX folder as it is "
+        f"(default: {DEFAULT.name})",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="RULE",
+        help="change single classes or layers, for instance routed_down=5, attention_v=8g32 or "
+        "routed@first,last=+1; may be repeated",
+    )
+    parser.add_argument(
+        "--fast",
+        action="store_true",
+        help="take scales from each group's smallest and largest weight, without a search",
     )
     parser.add_argument(
         "--out",
@@ -36,49 +49,61 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="new folder to write (default: the source's name and the recipe, in this folder)",
     )
-    parser.add_argument("--hf-path", type=Path, metavar="DIR", help="the source, as mlx-lm says it")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
+    parser.add_argument("--hf-path", metavar="SOURCE", help="the source, as mlx-lm says it")
+    parser.add_argument("--revision", metavar="REV", help="branch, tag or commit of a repository")
+    parser.add_argument(
+        "--restart", action="store_true", help="discard what an earlier run left unfinished"
+    )
+    fit = parser.add_argument_group(f"choosing the recipe (with --recipe {AUTO})")
+    fit.add_argument(
+        "--target-memory", metavar="SIZE", help="the Mac's memory, as 192GB (default: this one's)"
+    )
+    fit.add_argument("--context", type=whole(1), metavar="N", help="tokens it must have room for")
+    fit.add_argument("--kv-bits", type=int, choices=(4, 8), help="bits of the KV cache")
+    parser.add_argument("--json", action="store_true", help="print events as lines of JSON")
 
 
 def run(args: argparse.Namespace) -> int:
     if (args.source is None) == (args.hf_path is None):
-        raise UsageError("give one source: the folder of the published checkpoint")
-    source: Path = args.source or args.hf_path
-    name = source.resolve().name
-    source = hub.resolve(source)
-    out: Path = args.out or Path(f"{name}-{args.recipe}")
+        raise UsageError("give one source: a folder, or a repository of the Hub")
+    source: str = args.source or args.hf_path
+    recipe = _recipe(args, source)
+    name = recipe if isinstance(recipe, str) else recipe.name
+    out: Path = args.out or Path(f"{Path(source).resolve().name}-{name}")
 
-    from ..convert.conversion import convert  # loads mlx
+    from ..convert.conversion import stream  # loads mlx
 
-    line, start = StatusLine(), time.monotonic()
-
-    def show(progress: Progress) -> None:
-        line.show(_status(progress, time.monotonic() - start))
-
+    report = Report(args.json)
     try:
-        done = convert(source, out, args.recipe, show)
+        for event in stream(
+            source, out, recipe, fast=args.fast, revision=args.revision, restart=args.restart
+        ):
+            report.show(event)
     finally:
-        line.clear()
-    seconds = time.monotonic() - start
-    line.stream.write(printable(f"{done.folder}: {gb(done.nbytes)}, {done.recipe}, "))
-    line.stream.write(f"{_duration(seconds)}\n")
-    if "tokenizer.json" not in done.files:
-        line.stream.write("The source has no tokenizer.json: copy one in before you use it.\n")
-    if args.json:
-        result = {"folder": str(done.folder), "recipe": done.recipe, "bytes": done.nbytes}
-        print(json.dumps(result | {"seconds": round(seconds, 3)}))
+        report.close()
     return 0
 
 
-def _status(progress: Progress, elapsed: float) -> str:
-    share = progress.done / max(progress.total, 1)
-    left = f", {_duration(elapsed / share - elapsed)} left" if share else ""
-    total = f"{gb(progress.done)} of {gb(progress.total)}"
-    return f"{progress.stage} {share:4.0%}  {total}{left}  {progress.what}"
+def _recipe(args: argparse.Namespace, source: str) -> Recipe | str:
+    wanted: str | None = args.recipe
+    if args.target_memory and wanted is None:
+        wanted = AUTO
+    if wanted != AUTO and (args.target_memory or args.context or args.kv_bits):
+        raise UsageError(
+            f"--target-memory, --context and --kv-bits choose a recipe, and {wanted or 'none'} is "
+            f"named; leave them out, or give --recipe {AUTO}"
+        )
+    if wanted == KEEP:
+        if args.set or args.fast:
+            raise UsageError(f"--recipe {KEEP} changes nothing; leave --set and --fast out")
+        return KEEP
+    if wanted != AUTO:
+        return Recipe.parse(wanted or DEFAULT.name, args.set)
 
+    from ..convert import origin
+    from ..files import read_whole
 
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+    with origin.opened(source, args.revision) as files:
+        raw = parse_json(read_whole(files, "config.json"), files.path("config.json"))
+        config = ModelConfig.from_dict(raw, files.where)
+    raise NotImplementedError(config)

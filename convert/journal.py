@@ -1,0 +1,135 @@
+"""The journal of a conversion: which jobs are on the disk for good, and what they wrote.
+
+Knows nothing of tensors. One line of JSON for what is being made of what, then one for each
+job: its number, and a CRC-32 of each range it wrote. A line is added only after the ranges
+are on the disk, so whatever the moment of a kill or a power cut, what it says is true; a last
+line cut short is dropped.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mlx_maverick.errors import UsageError
+
+# Lies in every .partial folder and is locked as long as its converter lives. A folder without
+# it is somebody else's, and is never touched.
+NAME = ".mlx-maverick-converting"
+VERSION = 1
+
+Done = dict[int, list[int]]  # CRCs by job
+
+
+class Journal:
+    """An open journal, at its end."""
+
+    def __init__(self, file: int):
+        """`file` is the descriptor of an existing journal, which stays the caller's."""
+        self._file = file
+        self.identity, self.done, self._size = _parse(_read(file))
+
+    def begin(self, identity: Mapping[str, Any]) -> None:
+        """Start anew, for a conversion that is told from others by `identity` (JSON values)."""
+        self.identity, self.done, self._size = dict(identity), {}, 0
+        os.ftruncate(self._file, 0)
+        self._append(json.dumps({"version": VERSION, **identity}))
+
+    def add(self, jobs: Mapping[int, list[int]]) -> None:
+        """Note jobs whose ranges are on the disk."""
+        self._append("\n".join(json.dumps([number, *crcs]) for number, crcs in jobs.items()))
+        self.done |= jobs
+
+    def forget(self, jobs: Iterable[int]) -> None:
+        """Have these done again."""
+        kept = {number: crcs for number, crcs in self.done.items() if number not in set(jobs)}
+        assert self.identity is not None
+        self.begin(self.identity)
+        if kept:
+            self.add(kept)
+
+    def _append(self, lines: str) -> None:
+        text = lines.encode() + b"\n"
+        while text:  # at a place of our own choosing: what a kill cut short is written over
+            written = os.pwrite(self._file, text, self._size)
+            self._size += written
+            text = text[written:]
+        os.ftruncate(self._file, self._size)
+        sync(self._file)
+
+
+def read(folder: Path) -> dict[str, Any] | None:
+    """What the conversion begun in `folder` is told by; None if there is none."""
+    try:
+        return _parse((folder / NAME).read_bytes())[0]
+    except OSError:
+        return None
+
+
+def refuse_other(
+    found: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path, share: float
+) -> None:
+    """Raise UsageError, naming the first difference, if a conversion was begun with another
+    identity than the `wanted` one; `share` of it is done."""
+    for key in ("recipe", "quantiser", "source", "tools"):
+        if found.get(key) != wanted[key]:
+            begun, now = _difference(found.get(key), wanted[key])
+            raise UsageError(
+                f"{folder} holds {share:.0%} of a conversion with {key} {begun}, and this one has "
+                f"{now}; repeat that command, choose another --out, or discard it with --restart"
+            )
+
+
+def _difference(found: Any, wanted: Any) -> tuple[str, str]:
+    """Both in a few words: of an object the first value that differs."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        for key in [*wanted, *found]:
+            if found.get(key) != wanted.get(key):
+                first, second = _difference(found.get(key), wanted.get(key))
+                return f"{key} {first}", f"{key} {second}"
+    texts = [v if isinstance(v, str) else json.dumps(v) for v in (found, wanted)]
+    return texts[0][:80], texts[1][:80]
+
+
+def sync(file: int) -> None:
+    """Wait until a file is on the disk. macOS's fsync hands it to the drive, which may still
+    lose it in a power cut; F_FULLFSYNC waits for the drive (man 2 fsync there)."""
+    import fcntl
+
+    full = getattr(fcntl, "F_FULLFSYNC", None)
+    if full is not None:
+        try:
+            fcntl.fcntl(file, full)
+            return
+        except OSError:  # a disk that does not have it, over a network for instance
+            pass
+    os.fsync(file)
+
+
+def _read(file: int) -> bytes:
+    size = os.fstat(file).st_size
+    return os.pread(file, size, 0)
+
+
+def _parse(data: bytes) -> tuple[dict[str, Any] | None, Done, int]:
+    """Identity, jobs, and bytes of whole lines; without a whole first line nothing was done."""
+    lines = data.split(b"\n")[:-1]  # what follows the last newline was cut short
+    identity: dict[str, Any] | None = None
+    done: Done = {}
+    size = 0
+    for line in lines:
+        try:
+            value = json.loads(line)
+        except ValueError:  # a power cut may leave zeros
+            break
+        if identity is None:
+            if not isinstance(value, dict) or value.pop("version", None) != VERSION:
+                break
+            identity = value
+        else:
+            if not isinstance(value, list) or not all(type(n) is int for n in value):
+                break
+            done[value[0]] = value[1:]
+        size += len(line) + 1
+    return identity, done, size

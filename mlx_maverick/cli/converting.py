@@ -1,0 +1,130 @@
+"""How a conversion's events are shown: a live line, a plain line now and then, or JSON.
+
+Knows nothing of how a checkpoint is converted.
+"""
+
+import json
+import re
+from collections import deque
+from dataclasses import asdict
+from time import monotonic
+from typing import Any
+
+from .. import process
+from ..convert.progress import Converted, Event, Planned, Progress
+from ..units import gb
+from .terminal import StatusLine, printable
+
+PLAIN_SECONDS = 30.0  # between lines where no line can be rewritten
+JSON_SECONDS = 1.0
+RATE_SECONDS = 30.0  # what "now" means in the rate: long enough to be steady
+_LAYER = re.compile(r"\.layers\.(\d+)\.")
+
+
+class Report:
+    """Prints events: to stderr for people, to stdout as JSON lines with `as_json`."""
+
+    def __init__(self, as_json: bool = False):
+        self.line, self.as_json = StatusLine(), as_json
+        self.start = monotonic()
+        self._printed = self.start
+        self._stage = ""
+        self._seen: deque[tuple[float, int]] = deque()
+        self._layers = 0
+
+    def show(self, event: Event) -> None:
+        if isinstance(event, Planned):
+            self._layers = event.layers
+            self._planned(event)
+        elif isinstance(event, Progress):
+            self._progress(event)
+        else:
+            self.line.clear()
+            self._converted(event)
+
+    def close(self) -> None:
+        """Take the live line off the screen."""
+        self.line.clear()
+
+    def _planned(self, event: Planned) -> None:
+        if self.as_json:
+            self._json("planned", asdict(event) | {"folder": str(event.folder)})
+            return
+        commit = f" at {event.commit[:12]}" if event.commit else ""
+        self._print(
+            f"{event.source}{commit}, {event.form}: {gb(event.to_read)} to read, {event.recipe} "
+            f"makes {gb(event.nbytes)}"
+        )
+        if event.done:
+            share = event.done / event.to_read
+            self._print(f"{event.folder} has {share:.0%} of it already; going on from there")
+
+    def _progress(self, event: Progress) -> None:
+        now = monotonic()
+        if event.stage != self._stage:
+            self._stage, self._seen = event.stage, deque()
+        self._seen.append((now, event.done))
+        while now - self._seen[0][0] > RATE_SECONDS:
+            self._seen.popleft()
+        ended = event.done == event.total
+        if self.as_json:
+            if now - self._printed >= JSON_SECONDS or ended:
+                self._printed = now
+                facts = asdict(event) | {"layer": self._layer(event), "memory": process.memory()}
+                self._json("progress", facts | {"rate": self._rate(), "eta": self._eta(event)})
+        elif self.line.live:
+            self.line.show(self._words(event))
+        elif now - self._printed >= PLAIN_SECONDS:
+            self._printed = now
+            self._print(self._words(event))
+
+    def _words(self, event: Progress) -> str:
+        share = f"{event.stage} {event.done / max(event.total, 1):4.0%}"
+        words = [share, f"{gb(event.done)} of {gb(event.total)}"]
+        if rate := self._rate():
+            words.append(f"{gb(rate)}/s")
+            eta = self._eta(event)
+            words += [f"{duration(eta)} left"] if eta is not None else []
+        words.append(f"memory {gb(process.memory())}")
+        layer = self._layer(event)
+        words.append(event.what if layer is None else f"layer {layer} of {self._layers}")
+        return "  ".join(words)
+
+    def _converted(self, event: Converted) -> None:
+        seconds = monotonic() - self.start
+        if self.as_json:
+            facts = asdict(event) | {"folder": str(event.folder), "bytes": event.nbytes}
+            self._json("converted", facts | {"seconds": round(seconds, 3)})
+            return
+        self._print(f"{event.folder}: {gb(event.nbytes)}, {event.recipe}, {duration(seconds)}")
+        if "tokenizer.json" not in event.files:
+            self._print("The source has no tokenizer.json: copy one in before you use it.")
+
+    def _layer(self, event: Progress) -> int | None:
+        """Counted from 0, as in the tensors' names; of the text model."""
+        found = _LAYER.search(event.what)
+        return int(found[1]) if found and not event.what.startswith("vision_model") else None
+
+    def _rate(self) -> float | None:
+        """Bytes per second, lately."""
+        (first, before), (last, now) = self._seen[0], self._seen[-1]
+        return (now - before) / (last - first) if last - first > 0 and now > before else None
+
+    def _eta(self, event: Progress) -> float | None:
+        rate = self._rate()
+        return (event.total - event.done) / rate if rate else None
+
+    def _print(self, text: str) -> None:
+        self.line.clear()
+        self.line.stream.write(printable(text).replace("\n", " ") + "\n")
+        self.line.stream.flush()
+
+    def _json(self, kind: str, facts: dict[str, Any]) -> None:
+        print(json.dumps({"event": kind, **facts}), flush=True)
+
+
+def duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
