@@ -207,7 +207,7 @@ def _kept(piece: Piece, recipe: Recipe | None) -> Quant | None:
         return None
     raise UsageError(
         f"{piece.name} has only {stored.bits} bits in groups of {stored.group_size}, and the "
-        f"recipe asks for {wanted.bits} in groups of {wanted.group_size}: that would add bytes and no "
+        f"recipe asks for {wanted.bits} in groups of {wanted.group_size}: that adds bytes and no "
         "precision; choose a smaller recipe, or --recipe keep"
     )
 
