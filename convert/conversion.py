@@ -28,9 +28,9 @@ from .source import Bytes, Raw
 from .verify import verify_layout
 from .write import Output, check_target, completed, output, partial
 
-# Weights quantised at once: few enough for temporaries to stay in the processor's cache,
-# enough to keep a GPU busy.
-BLOCK_WEIGHTS = 2 << 20
+# Weights quantised at once: on a GPU enough to keep it busy; on a CPU so few that temporaries
+# (60 bytes per weight) stay small enough for malloc to reuse, which is twice as fast.
+BLOCK_WEIGHTS = {mx.DeviceType.gpu: 4 << 20, mx.DeviceType.cpu: 1 << 19}
 # Freed buffers MLX may keep for the next slice. Its own limit is all of the memory.
 CACHE_BYTES = 256 << 20
 KEEP = "keep"  # instead of a recipe: an MLX folder keeps its quantisation
@@ -154,10 +154,10 @@ def _begin(plan: Plan, result: Output, about: Mapping[str, Any]) -> None:
 
 def run(job: Job, data: Bytes, writer: Writer, clock: Clock, fast: bool = False) -> None:
     """Quantise what was read for one job. Independent of every other job."""
-    entry = 0
+    entry, block = 0, BLOCK_WEIGHTS[mx.default_device().type]
     for part in job.parts:
         entries, rows = part.entries, part.piece.encoding.shape[0]
-        step = max(1, BLOCK_WEIGHTS * rows // max(1, part.size))
+        step = max(1, block * rows // max(1, part.size))
         for start in range(0, rows, step):
             stop = min(start + step, rows)
             with clock.on("quantising"):
