@@ -159,4 +159,4 @@ def test_a_packed_tower_still_sees(maverick_mini: Path, out: Path) -> None:
     convert(maverick_mini, out, Recipe.parse("e4r4", ["vision=8g32", "projector=8"]))
     features = load_model(out).encode_image(pixels)
     error = mx.sqrt(mx.mean((features - wanted) ** 2) / mx.mean(wanted**2)).item()
-    assert 1e-6 < error < 0.02
+    assert 1e-6 < error < 0.05
