@@ -19,8 +19,9 @@ SIZES = (64, 96, 128, 192, 256, 512)  # GiB; Macs with enough for any of this
 STOCK_MACOS_26 = {128: 107.5, 256: 222.6, 512: 464.0}
 STOCK_SHARE = 0.75  # of memory, on older macOS
 
-# GB/s as Apple announced them with each chip; no measurement. Where a chip is sold with two GPUs, that of the larger:
-# M3 Max 300 or 400, M4 Max 410 or 546, M5 Max 460 or 614. Later chips are left out until known.
+# GB/s as Apple announced them with each chip; no measurement. Where a chip is sold with two
+# GPUs, that of the larger: M3 Max 300 or 400, M4 Max 410 or 546, M5 Max 460 or 614. Later chips
+# are left out until known.
 BANDWIDTH = {
     "M1": 68, "M1 Pro": 200, "M1 Max": 400, "M1 Ultra": 800,
     "M2": 100, "M2 Pro": 200, "M2 Max": 400, "M2 Ultra": 800,
