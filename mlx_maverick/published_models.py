@@ -5,6 +5,7 @@ are those of the repositories' config.json, with the keys that decide shapes and
 they leave out has the same default here as there.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ _TEXT: dict[str, Any] = {
     "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 202048,
     "intermediate_size": 8192, "intermediate_size_mlp": 16384, "attention_chunk_size": 8192,
     "num_experts_per_tok": 1, "attention_bias": False, "rms_norm_eps": 1e-5,
+    "model_type": "llama4_text", "hidden_act": "silu",
     "rope_theta": 500000.0,
 }  # fmt: skip
 _VISION: dict[str, Any] = {
@@ -44,7 +46,11 @@ class Published:
 
     name: str
     repo: str  # the BF16 checkpoint
-    config: ModelConfig
+    raw: Mapping[str, Any]  # of config.json
+
+    @property
+    def config(self) -> ModelConfig:
+        return ModelConfig.from_dict(self.raw, self.repo)
 
 
 def _published(name: str, repo: str, text: dict[str, Any]) -> Published:
@@ -54,7 +60,7 @@ def _published(name: str, repo: str, text: dict[str, Any]) -> Published:
         "text_config": _TEXT | text,
         "vision_config": _VISION,
     }
-    return Published(name, repo, ModelConfig.from_dict(raw, repo))
+    return Published(name, repo, raw)
 
 
 MODELS = {
