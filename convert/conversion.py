@@ -16,7 +16,8 @@ from mlx_maverick.errors import BadCheckpoint, MaverickError
 from . import journal, origin
 from .card import CARD, card
 from .hashes import Extent, hash_files
-from .manifest import MANIFEST, Manifest, identity, manifest
+from .identity import identity
+from .manifest import MANIFEST, Manifest, manifest
 from .pipeline import Reader, Writer, running
 from .plan import Job, Plan, make_plan
 from .progress import Callback, Clock, Converted, Event, Planned, Progress, ignore

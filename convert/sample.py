@@ -18,8 +18,9 @@ from mlx_maverick.errors import BadCheckpoint, UsageError
 from mlx_maverick.files import Files, Folder
 
 from . import origin
+from .identity import identity
 from .layout import Place
-from .manifest import MANIFEST, identity
+from .manifest import MANIFEST
 from .plan import Job, Part, Plan, make_plan
 from .progress import Progress, ignore
 from .recipe import Recipe
