@@ -13,9 +13,9 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 
-from mlx_maverick.convert.patience import Patience
 from mlx_maverick.convert.remote import Repository
-from mlx_maverick.convert.workers import Call, Stopped
+from mlx_maverick.convert.remote.patience import Patience
+from mlx_maverick.convert.remote.workers import Call, Stopped
 from mlx_maverick.errors import MaverickError
 
 from .hub_server import Answer, Fault, HubServer, Request, Stall, Status

@@ -9,9 +9,9 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 
-from mlx_maverick.convert import blocks, ranges, remote
-from mlx_maverick.convert.patience import Patience
-from mlx_maverick.convert.remote import Repository
+from mlx_maverick.convert.remote import Repository, blocks, ranges
+from mlx_maverick.convert.remote import repository as remote
+from mlx_maverick.convert.remote.patience import Patience
 from mlx_maverick.errors import BadCheckpoint, MaverickError
 from mlx_maverick.files import read_whole
 
