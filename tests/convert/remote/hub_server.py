@@ -136,7 +136,7 @@ class Faults:
 
 
 class HubServer:
-    """Folders as repositories, each with one commit on its branch `main`.
+    """Folders as repositories, each with a branch `main`.
 
     With `token` set, every request to the Hub must carry it. Sizes and bytes are read from the
     folders at each request, so a test may change a file after its size was listed.
@@ -145,6 +145,7 @@ class HubServer:
     def __init__(self, repos: Mapping[str, Path], token: str | None = None):
         self.repos = dict(repos)
         self.token = token
+        self.moves = 0
         self.faults = Faults()
         self.requests: list[Request] = []
         self.stalled = threading.Event()  # somebody waits for a Stall
@@ -200,7 +201,15 @@ class HubServer:
         return {**inherited, **mine}
 
     def commit(self, repo: str) -> str:
-        return hashlib.sha1(repo.encode()).hexdigest()
+        """The newest; the files of all are the same."""
+        return self.commits(repo)[-1]
+
+    def commits(self, repo: str) -> list[str]:
+        return [hashlib.sha1(f"{repo}{i}".encode()).hexdigest() for i in range(self.moves + 1)]
+
+    def move(self) -> None:
+        """Somebody pushes a commit to every repository."""
+        self.moves += 1
 
     def seen(self, place: str) -> list[Request]:
         """The requests received at one place."""
@@ -292,14 +301,15 @@ class _Handler(BaseHTTPRequestHandler):
         folder = self.hub.repos.get(repo)
         if folder is None:
             return self.refuse(NO_REPO)
-        if revision not in (None, "main", self.hub.commit(repo)):
+        if revision not in (None, "main", *self.hub.commits(repo)):
             return self.refuse(NO_REVISION)
         siblings = [
             {"rfilename": p.relative_to(folder).as_posix(), "size": p.stat().st_size}
             for p in sorted(folder.rglob("*"))
             if p.is_file()
         ]
-        answer = {"id": repo, "sha": self.hub.commit(repo), "siblings": siblings}
+        commit = revision if revision in self.hub.commits(repo) else self.hub.commit(repo)
+        answer = {"id": repo, "sha": commit, "siblings": siblings}
         headers = {"Content-Type": "application/json"}
         if isinstance(fault, Answer):
             headers |= fault.headers
@@ -310,7 +320,7 @@ class _Handler(BaseHTTPRequestHandler):
         if not found or found[1] not in self.hub.repos:
             return self.refuse(NO_REPO)
         repo, revision, name = found.groups()
-        if revision not in ("main", self.hub.commit(repo)):
+        if revision not in ("main", *self.hub.commits(repo)):
             return self.refuse(NO_REVISION)
         file = self.hub.repos[repo] / name
         if not file.is_file():
