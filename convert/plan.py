@@ -9,6 +9,7 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -96,8 +97,8 @@ class Plan:
     form: str  # how the source is stored, in words
     quants: Mapping[str, Quant]  # of each quantised matrix, by path
 
-    @property
-    def read_nbytes(self) -> int:
+    @cached_property
+    def read_nbytes(self) -> int:  # asked for after every one of ten thousand jobs
         return sum(job.nbytes for job in self.jobs)
 
     @property
@@ -107,7 +108,7 @@ class Plan:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Every file of the output except maverick.json, and its exact size."""
+        """Every file of the output except maverick.json and README.md, and its exact size."""
         sizes = {shard.name: shard.nbytes for shard in self.layout.shards}
         return sizes | {name: len(text) for name, text in self.documents.items()}
 
