@@ -214,8 +214,8 @@ def _kept(piece: Piece, recipe: Recipe | None) -> Quant | None:
 
 
 def _bits(quant: Quant) -> float:
-    """For each weight, with its share of scale and bias."""
-    return quant.bits + 32 / quant.group_size
+    """For each weight, with its share of scale and bias; other modes have one byte for both."""
+    return quant.bits + (32 if quant.mode == "affine" else 8) / quant.group_size
 
 
 def _fingerprint(raw: Mapping[str, Any], checkpoint: Checkpoint) -> str:
