@@ -8,7 +8,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
 from pathlib import Path
@@ -25,7 +25,7 @@ from .formats import Piece, Source
 from .layout import Entry, Layout, json_bytes
 from .outputs import entries, grouped
 from .recipe import Recipe
-from .source import Packed, Raw, Slice
+from .source import Floats, Packed, Raw, Slice
 
 # For maverick.json and the journal, whose sizes are the only ones not known beforehand.
 MARGIN_BYTES = 4 << 20
@@ -181,6 +181,10 @@ def plan(
 def _parts(piece: Piece, recipe: Recipe | None) -> Iterator[Part]:
     """What a piece becomes; a matrix that keeps its quantisation is copied tensor by tensor."""
     encoding = piece.encoding
+    if recipe is None and isinstance(encoding, Floats) and _foreign(encoding):
+        # Beside float16 scales a norm in bf16 would have other programs compute in float32.
+        yield Part(replace(piece, encoding=Raw(encoding.slice)), None)
+        return
     if not _kept(piece, recipe):
         yield Part(piece, _wanted(piece, recipe))
         return
@@ -189,6 +193,11 @@ def _parts(piece: Piece, recipe: Recipe | None) -> Iterator[Part]:
     for kind, slice in zip(("weight", "scales", "biases"), encoding.slices, strict=False):
         shape = (*piece.shape[:-1], slice.shape[-1])
         yield Part(Piece(f"{path}.{kind}", shape, piece.first, Raw(slice)), None)
+
+
+def _foreign(encoding: Floats) -> bool:
+    """Whether it can be copied as it is, and is not bf16 anyway."""
+    return encoding.columns is None and encoding.slice.tensor.dtype != "BF16"
 
 
 def _wanted(piece: Piece, recipe: Recipe | None) -> Quant | None:
