@@ -163,7 +163,7 @@ def test_fp8_as_bf16_is_as_near_as_bf16_can_be(in_form: In, out: Path) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("block", [1, 999, 5000, formats.BLOCK_BYTES])
+@pytest.mark.parametrize("block", [1, 5000, formats.BLOCK_BYTES])
 def test_the_jobs_read_and_write_every_byte_once(
     form: str, block: int, in_form: In, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -250,6 +250,27 @@ def test_kept_as_it_is(form: str, in_form: In, made: Made) -> None:
     assert config["quantization"] == config["quantization_config"] == forms.EIGHT
     about = json.loads((folder / MANIFEST).read_text())
     assert (about["recipe"], about["quantiser"]) == ({"name": "keep"}, "none")
+
+
+def test_float16_is_kept_too(source: Path, out: Path) -> None:
+    """A norm in bf16 beside scales in float16 would have mlx-lm compute in float32."""
+    values = {n: v.astype(mx.float16) for n, v in damage.tensors(source).items()}
+    for file in source.glob("model*"):
+        file.unlink()
+    forms.write(source, forms.packed(values))
+    damage.edit_json(source / "config.json", quantization=forms.EIGHT)
+    convert(source, out, "keep")
+    assert {v.dtype for v in damage.tensors(out).values()} == {mx.float16, mx.uint32}
+    same(damage.tensors(out), truth(source))
+    ids = mx.array([[5, 6, 7]])
+    assert mx.array_equal(load_model(out)(ids), load_model(source)(ids))
+
+
+@pytest.mark.parametrize("form", ["bf16", "compressed", "fbgemm"])
+def test_scout_too(form: str, scout_mini: Path, out: Path, tmp_path: Path) -> None:
+    source = forms.make(form, scout_mini, tmp_path / form)
+    convert(source, out, RECIPE, fast=True)
+    same(damage.tensors(out), expected(source, 3, 4))
 
 
 def test_what_has_these_bits_already_is_not_touched(in_form: In, made: Made) -> None:

@@ -6,6 +6,7 @@ import pytest
 from mlx_maverick.config import Quant
 from mlx_maverick.convert.outputs import entries
 from mlx_maverick.convert.quantise import finite, quantise
+from mlx_maverick.convert.search import search
 from mlx_maverick.errors import BadCheckpoint
 
 FAST = pytest.mark.parametrize("fast", [False, True])
@@ -48,6 +49,16 @@ def test_the_default_is_no_worse_in_any_row(bits: int, dtype: mx.Dtype) -> None:
         errors.append(mx.square(back - matrix.astype(mx.float32)).sum(-1))
     assert mx.all(errors[0] <= errors[1] * (1 + 1e-5))
     assert mx.any(errors[0] < errors[1])
+
+
+@BITS
+def test_the_search_sees_every_digit(bits: int) -> None:
+    """Of a float32 matrix, as FP8 times its scale is one."""
+    matrix, quant = normal(6, 256, dtype=mx.float32) * 1.003, Quant(64, bits)
+    made, wanted = quantise(matrix, "x.weight", quant), search(matrix, quant)
+    assert all(mx.array_equal(a, b) for a, b in zip(made, wanted, strict=True))
+    rounded = quantise(matrix.astype(mx.bfloat16), "x.weight", quant)
+    assert not all(mx.array_equal(a, b) for a, b in zip(made, rounded, strict=True))
 
 
 @FAST
