@@ -19,6 +19,7 @@ from .plan import Plan
 CARD = "README.md"
 # Llama 4's licence, section 1.b.i, asks for these words where the weights are passed on.
 BUILT_WITH = "Built with Llama"
+MAX_CARD_BYTES = 1 << 20
 LICENSE = {"license": "other", "license_name": "llama4", "license_link": "LICENSE"}
 
 
@@ -37,9 +38,7 @@ def card(plan: Plan, about: Mapping[str, Any]) -> bytes:
     }
     if base and quantised:
         facts["base_model_relation"] = "quantized"
-    data = ModelCardData(
-        **facts, **({key: theirs[key] for key in LICENSE if key in theirs} or LICENSE)
-    )
+    data = ModelCardData(**facts, **_licence(plan, theirs))
     name = (source.get("repo") or source.get("folder")).rpartition("/")[2]
     text = "\n".join(_lines(plan, about, name, recipe))
     return f"---\n{data.to_yaml()}\n---\n\n{text}\n".encode()
@@ -48,9 +47,12 @@ def card(plan: Plan, about: Mapping[str, Any]) -> bytes:
 def _lines(plan: Plan, about: Mapping[str, Any], name: str, recipe: str) -> Iterator[str]:
     source, tools = about["source"], about["tools"]
     commit = f" at commit `{source['commit']}`" if source.get("commit") else ""
-    yield f"# {name}, {recipe}, for MLX"
+    kept = plan.recipe is None
+    yield f"# {name}, for MLX" if kept else f"# {name}, {recipe}, for MLX"
     yield ""
-    yield f"{BUILT_WITH}. Licence and use policy are those of the source: see the files beside."
+    licensed = any(document.startswith("LICENSE") for document in plan.documents)
+    beside = ": see the files beside" if licensed else ""
+    yield f"{BUILT_WITH}. Licence and use policy are those of the source{beside}."
     yield ""
     yield (
         f"Made from `{source.get('repo') or source['folder']}`{commit} ({source['form']}) by "
@@ -61,7 +63,7 @@ def _lines(plan: Plan, about: Mapping[str, Any], name: str, recipe: str) -> Iter
     yield "|---|---|---|---|"
     total = 0
     for kind, (stored, count, nbytes) in _classes(plan).items():
-        yield f"| {kind} | {', '.join(sorted(stored))} | {_billions(count)} | {gb(nbytes)} |"
+        yield f"| {kind} | {'; '.join(sorted(stored))} | {_billions(count)} | {gb(nbytes)} |"
         total += nbytes
     yield f"| all | | | {gb(total)} |"
     yield ""
@@ -69,10 +71,11 @@ def _lines(plan: Plan, about: Mapping[str, Any], name: str, recipe: str) -> Iter
         yield f"Rules of the recipe: {', '.join(f'`{rule}`' for rule in rules)}."
         yield ""
     yield "```sh"
-    yield f"mlx-maverick chat --model {name}-{recipe}"
+    yield f"mlx-maverick chat --model {name if kept else f'{name}-{recipe}'}"
     yield "```"
     yield ""
-    yield "The folder also loads in mlx-lm (text) and mlx-vlm. `maverick.json` has a SHA-256 of"
+    others = "mlx-lm (text) and mlx-vlm" if _has_vision(plan) else "mlx-lm"
+    yield f"The folder also loads in {others}. `maverick.json` has a SHA-256 of"
     yield "every file; `mlx-maverick verify` checks them."
 
 
@@ -103,13 +106,24 @@ def _classes(plan: Plan) -> dict[str, tuple[set[str], int, int]]:
     return found
 
 
+def _licence(plan: Plan, theirs: Mapping[str, Any]) -> dict[str, Any]:
+    """What the source says of it, or Llama 4's; a link to a file only if there is one."""
+    found = {key: theirs[key] for key in LICENSE if key in theirs} or dict(LICENSE)
+    link = str(found.get("license_link"))
+    if "://" not in link and link not in plan.documents:
+        found.pop("license_link", None)
+    return found
+
+
 def _metadata(plan: Plan) -> dict[str, Any]:
-    """That of the source's own card; nothing if it has none, or one that cannot be read."""
-    if CARD not in plan.files.sizes:
+    """That of the source's own card; nothing if it has none, or one that makes no sense."""
+    if not 0 < plan.files.sizes.get(CARD, 0) <= MAX_CARD_BYTES:
+        return {}
+    text = read_whole(plan.files, CARD)
+    if not text.startswith(b"---"):  # or huggingface_hub warns of it
         return {}
     try:
-        text = read_whole(plan.files, CARD, limit=1 << 20).decode()
-        return dict(ModelCard(text, ignore_metadata_errors=True).data.to_dict())  # type: ignore[no-untyped-call]
+        return dict(ModelCard(text.decode(), ignore_metadata_errors=True).data.to_dict())  # type: ignore[no-untyped-call]
     except Exception:  # noqa: BLE001 - YAML of any kind; the card is a courtesy
         return {}
 

@@ -52,8 +52,7 @@ def config(raw: Mapping[str, Any], quants: Mapping[str, Quant]) -> dict[str, Any
             text["attn_temperature_tuning"] = bool(tuning)
         kept["text_config"] = text
     if not quants:  # a recipe may leave everything bf16
-        kept.pop("quantization_config", None)
-        return kept
+        return {k: v for k, v in kept.items() if k not in ("quantization", "quantization_config")}
     ((default, _),) = Counter(quants.values()).most_common(1)
     section: dict[str, Any] = _fields(default)
     section |= {path: _fields(quant) for path, quant in quants.items() if quant != default}

@@ -26,6 +26,15 @@ from .source import FLOATS, FP8, Encoding, Floats, Packed, Scaled, Slice
 BLOCK_BYTES = 64 << 20
 # How activations were quantised. Weights do not depend on it.
 OF_ACTIVATIONS = (".input_scale", ".input_scale_ub", "_proj_input_scale_ub")
+# Of compressed-tensors with fewer than 8 bits.
+PACKED = ".weight_packed"
+# Group sizes and bits of each mode of MLX, see its `quantize`.
+MODES = {
+    "affine": ((32, 64, 128), (2, 3, 4, 5, 6, 8)),
+    "mxfp4": ((32,), (4,)),
+    "nvfp4": ((16,), (4,)),
+    "mxfp8": ((32,), (8,)),
+}
 
 
 @dataclass(frozen=True)
@@ -54,10 +63,12 @@ class Source:
                     " tensor; download it again"
                 )
         self.mlx = any(name.endswith(".experts.gate_proj.weight") for name in self.tensors)
-        if not self.mlx and config.source_quantization not in (None, *published.READ_METHODS):
+        method = None if self.mlx else config.source_quantization
+        packed = next((name for name in self.tensors if name.endswith(PACKED)), None)
+        if packed or method not in (None, *published.READ_METHODS):
             raise UsageError(
-                f"{self.where} is quantised with {config.source_quantization}, which cannot be "
-                "read; convert the published BF16 or FP8 checkpoint"
+                f"{self.where} is quantised with {method or packed}{' (packed)' if packed else ''}"
+                ", which cannot be read; convert the published BF16 or FP8 checkpoint"
             )
         self._used: set[str] = set()
 
@@ -69,7 +80,7 @@ class Source:
             return f"MLX, {quantised.default.bits} bits" if quantised else "MLX, not quantised"
         scaled = [name for name in self.tensors if name.endswith("_scale")]
         if not scaled:
-            return "BF16"
+            return max(self.tensors.values(), key=lambda tensor: tensor.nbytes).dtype
         unfused = any(name.endswith(".weight_scale") and ".experts." in name for name in scaled)
         return f"FP8 ({'compressed-tensors' if unfused else 'fbgemm'})"
 
@@ -183,13 +194,25 @@ class Source:
         tensor = self.tensors.get(name)
         if tensor is None:
             raise BadCheckpoint(f"{self.where} lacks {name}; download it again")
-        self._check(tensor, {shape}, (FP8,) if scale else tuple(FLOATS))
+        if scale:
+            self._check(tensor, {shape}, (FP8,), f"with {scale.name} beside it, ")
+            return tensor
+        if tensor.dtype == FP8:
+            raise BadCheckpoint(
+                f"{tensor.file} stores {tensor.name} as {FP8}, but there is no "
+                f"{tensor.name}_scale; download it again"
+            )
+        self._check(tensor, {shape}, tuple(FLOATS))
         return tensor
 
     def _packed(self, path: str, shape: tuple[int, ...]) -> Packed:
         """The whole of a matrix that MLX quantised. How, only the shapes know for sure."""
-        weight, scales = (self.tensors[f"{path}.{kind}"] for kind in ("weight", "scales"))
-        biases = self.tensors.get(f"{path}.biases")
+        weight, scales, biases = (
+            self.tensors.get(f"{path}.{kind}") for kind in ("weight", "scales", "biases")
+        )
+        assert scales is not None
+        if weight is None:
+            raise BadCheckpoint(f"{scales.file} lacks {path}.weight; download it again")
         inputs, settings = shape[-1], self.config.quantization
         said = (settings.of(path) or settings.default) if settings else None
         mode = said.mode if said else "affine"
@@ -198,6 +221,13 @@ class Source:
         quant = Quant(inputs // max(groups, 1), words * 32 // inputs, mode)
         grouped = (*shape[:-1], inputs // quant.group_size)
         self._check(weight, {(*shape[:-1], inputs * quant.bits // 32)}, ("U32",))
+        group_sizes, widths = MODES.get(mode, ((), ()))
+        if quant.group_size not in group_sizes or quant.bits not in widths:
+            raise BadCheckpoint(
+                f"{weight.file} holds {path} in {quant.bits} bits and groups of "
+                f"{quant.group_size} (mode {mode!r}), which MLX does not have; use the "
+                "config.json that belongs to it, or download it again"
+            )
         self._check(scales, {grouped}, tuple(FLOATS) if mode == "affine" else ("U8",))
         if biases:
             self._check(biases, {grouped}, tuple(FLOATS))
@@ -207,10 +237,16 @@ class Source:
             Slice.all(weight), Slice.all(scales), Slice.all(biases) if biases else None, quant
         )
 
-    def _check(self, tensor: Tensor, shapes: set[tuple[int, ...]], dtypes: tuple[str, ...]) -> None:
+    def _check(
+        self,
+        tensor: Tensor,
+        shapes: set[tuple[int, ...]],
+        dtypes: tuple[str, ...],
+        because: str = "",
+    ) -> None:
         if tensor.dtype not in dtypes:
             raise BadCheckpoint(
-                f"{tensor.file} stores {tensor.name} as {tensor.dtype}; only "
+                f"{tensor.file} stores {tensor.name} as {tensor.dtype}; {because}only "
                 f"{', '.join(dtypes)} can be converted"
             )
         if tensor.shape not in shapes:

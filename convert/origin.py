@@ -15,6 +15,7 @@ from mlx_maverick.errors import MaverickError, UsageError
 from mlx_maverick.files import Files, Folder
 
 SAMPLED_BYTES = 4096
+ALWAYS = ("config.json", "tokenizer.json", "tokenizer_config.json")
 
 
 @contextmanager
@@ -80,8 +81,11 @@ def _sample(files: Files) -> str:
 
 
 def _whole(folder: Path) -> bool:
-    """Whether all weights are there: `hf download` may have been asked for some files only."""
+    """Whether all is there: `hf download` may have been asked for some files only, the weights
+    for instance. What comes with every Llama 4 is asked for here."""
     names = set(Folder(folder).sizes)
+    if not names.issuperset(ALWAYS):
+        return False
     if INDEX not in names:
         return SINGLE in names
     try:

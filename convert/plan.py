@@ -8,7 +8,8 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from .formats import Piece, Source
 from .layout import Entry, Layout, json_bytes
 from .outputs import entries, grouped
 from .recipe import Recipe
-from .source import Packed, Raw, Slice
+from .source import Floats, Packed, Raw, Slice
 
 # For maverick.json and the journal, whose sizes are the only ones not known beforehand.
 MARGIN_BYTES = 4 << 20
@@ -96,8 +97,8 @@ class Plan:
     form: str  # how the source is stored, in words
     quants: Mapping[str, Quant]  # of each quantised matrix, by path
 
-    @property
-    def read_nbytes(self) -> int:
+    @cached_property
+    def read_nbytes(self) -> int:  # asked for after every one of ten thousand jobs
         return sum(job.nbytes for job in self.jobs)
 
     @property
@@ -107,7 +108,7 @@ class Plan:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Every file of the output except maverick.json, and its exact size."""
+        """Every file of the output except maverick.json and README.md, and its exact size."""
         sizes = {shard.name: shard.nbytes for shard in self.layout.shards}
         return sizes | {name: len(text) for name, text in self.documents.items()}
 
@@ -180,6 +181,10 @@ def plan(
 def _parts(piece: Piece, recipe: Recipe | None) -> Iterator[Part]:
     """What a piece becomes; a matrix that keeps its quantisation is copied tensor by tensor."""
     encoding = piece.encoding
+    if recipe is None and isinstance(encoding, Floats) and _foreign(encoding):
+        # Beside float16 scales a norm in bf16 would have other programs compute in float32.
+        yield Part(replace(piece, encoding=Raw(encoding.slice)), None)
+        return
     if not _kept(piece, recipe):
         yield Part(piece, _wanted(piece, recipe))
         return
@@ -188,6 +193,11 @@ def _parts(piece: Piece, recipe: Recipe | None) -> Iterator[Part]:
     for kind, slice in zip(("weight", "scales", "biases"), encoding.slices, strict=False):
         shape = (*piece.shape[:-1], slice.shape[-1])
         yield Part(Piece(f"{path}.{kind}", shape, piece.first, Raw(slice)), None)
+
+
+def _foreign(encoding: Floats) -> bool:
+    """Whether it can be copied as it is, and is not bf16 anyway."""
+    return encoding.columns is None and encoding.slice.tensor.dtype != "BF16"
 
 
 def _wanted(piece: Piece, recipe: Recipe | None) -> Quant | None:
@@ -213,8 +223,8 @@ def _kept(piece: Piece, recipe: Recipe | None) -> Quant | None:
 
 
 def _bits(quant: Quant) -> float:
-    """For each weight, with its share of scale and bias."""
-    return quant.bits + 32 / quant.group_size
+    """For each weight, with its share of scale and bias; other modes have one byte for both."""
+    return quant.bits + (32 if quant.mode == "affine" else 8) / quant.group_size
 
 
 def _fingerprint(raw: Mapping[str, Any], checkpoint: Checkpoint) -> str:

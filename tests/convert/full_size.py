@@ -1,10 +1,12 @@
-"""The full-size checkpoint's config and shapes, without its weights."""
+"""The full-size checkpoint's config and headers in each published format, without weights."""
 
 import json
+from collections.abc import Iterator, Mapping
+from math import prod
 from pathlib import Path
 from typing import Any
 
-from mlx_maverick.checkpoint import Checkpoint, Tensor
+from mlx_maverick.checkpoint import DTYPE_BITS, Checkpoint, Tensor
 
 REFERENCE = Path(__file__).parents[1] / "reference/maverick-tensors.json"
 SHAPES = {name: tuple(shape) for name, shape in json.loads(REFERENCE.read_text()).items()}
@@ -23,15 +25,57 @@ CONFIG: dict[str, Any] = {
         "projector_input_dim": 4096, "projector_output_dim": 4096, "vision_output_dim": 4096,
     },
 }  # fmt: skip
+COMPRESSED = {"quant_method": "compressed-tensors", "format": "float-quantized"}
+
+Named = Iterator[tuple[str, str, tuple[int, ...]]]  # name, dtype, shape
 
 
-def checkpoint(folder: Path) -> Checkpoint:
-    """Headers as if read from `folder`; no file is there."""
-    tensors, offset = {}, 0
-    for name, shape in SHAPES.items():
-        size = 2
-        for n in shape:
-            size *= n
-        tensors[name] = Tensor(name, "BF16", shape, folder / "model.safetensors", offset, size)
+def checkpoint(folder: Path, form: str = "BF16") -> Checkpoint:
+    """Headers as if read from `folder`; no file is there. `form`: BF16, compressed, fbgemm."""
+    named = {"BF16": _bf16, "compressed": _compressed, "fbgemm": _fbgemm}[form]()
+    tensors: dict[str, Tensor] = {}
+    offset = 0
+    for name, dtype, shape in named:
+        size = prod(shape) * DTYPE_BITS[dtype] // 8
+        tensors[name] = Tensor(name, dtype, shape, folder / "model.safetensors", offset, size)
         offset += size
     return Checkpoint(folder, tensors)
+
+
+def config(form: str = "BF16") -> Mapping[str, Any]:
+    """The config.json that belongs to it."""
+    return CONFIG | ({"quantization_config": COMPRESSED} if form == "compressed" else {})
+
+
+def _bf16() -> Named:
+    for name, shape in SHAPES.items():
+        yield name, "BF16", shape
+
+
+def _compressed() -> Named:
+    for name, shape in SHAPES.items():
+        if ".experts." not in name:
+            yield name, "BF16", shape
+            continue
+        experts, inputs, outs = shape
+        base, _, part = name.rpartition(".")
+        both = part == "gate_up_proj"
+        for e in range(experts):
+            for proj in ("gate_proj", "up_proj") if both else ("down_proj",):
+                rows = outs // 2 if both else outs
+                yield f"{base}.{e}.{proj}.weight", "F8_E4M3", (rows, inputs)
+                yield f"{base}.{e}.{proj}.weight_scale", "BF16", (rows, 1)
+
+
+def _fbgemm() -> Named:
+    for name, shape in SHAPES.items():
+        if ".experts." in name:
+            experts, _, outs = shape
+            yield name, "F8_E4M3", shape
+            flat = name.endswith("gate_up_proj")
+            yield f"{name}_scale", "F32", (experts, 1, outs) if flat else (experts, outs, 1)
+        elif ".shared_expert." in name:
+            yield name, "F8_E4M3", shape
+            yield f"{name}_scale", "F32", (shape[0], 1)
+        else:
+            yield name, "BF16", shape

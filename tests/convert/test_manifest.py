@@ -1,29 +1,65 @@
+"""maverick.json, and the identity of a conversion."""
+
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from mlx_maverick.convert.manifest import MANIFEST, File, Manifest, manifest, origin
-from mlx_maverick.convert.recipe import Recipe
+from mlx_maverick.convert.hashes import File
+from mlx_maverick.convert.manifest import MANIFEST, Manifest, identity, manifest
+from mlx_maverick.convert.origin import describe
 from mlx_maverick.errors import BadCheckpoint, NotFound
+
+from . import damage
+from .conftest import planned
 
 FILES = {"b": File(3, "ff"), "a": File(0, "00")}
 
 
-def test_it_is_read_back(tmp_path: Path) -> None:
-    text = manifest(tmp_path / "some-model", Recipe.named("e4r6"), FILES)
+def about(source: Path, recipe: str = "e4r6", *rules: str, fast: bool = False) -> dict[str, Any]:
+    plan = planned(source, recipe, *rules)
+    return identity(plan, describe(plan.files), fast)
+
+
+def test_it_is_read_back(maverick_mini: Path, tmp_path: Path) -> None:
+    text = manifest(about(maverick_mini), FILES)
     (tmp_path / MANIFEST).write_bytes(text)
     assert Manifest.read(tmp_path) == Manifest("e4r6", FILES)
     raw = json.loads(text)
     assert raw["recipe"]["rest"] == {"group_size": 64, "bits": 6, "mode": "affine"}
-    assert set(raw["tools"]) == {"mlx-maverick", "mlx"}
-    assert str(tmp_path) not in text.decode()
+    assert set(raw["tools"]) == {"mlx-maverick", "mlx", "device"}
+    assert raw["source"]["form"] == "BF16"
+    assert str(maverick_mini.parent) not in text.decode()
+    assert list(raw["files"]) == ["a", "b"]
 
 
-def test_the_hubs_cache_tells_repository_and_commit(tmp_path: Path) -> None:
-    snapshot = tmp_path / "models--meta-llama--Llama-4/snapshots/0123abc"
-    assert origin(snapshot) == {"repo": "meta-llama/Llama-4", "commit": "0123abc"}
-    assert origin(tmp_path / "plain") == {"folder": "plain", "commit": None}
+def test_the_same_conversion_has_the_same_identity(source: Path, maverick_mini: Path) -> None:
+    first = about(source)
+    assert json.loads(json.dumps(first)) == first  # as the journal keeps it
+    assert about(source) == first
+    other = about(maverick_mini)  # a copy, but for its name
+    assert other["source"].pop("folder") != first["source"].pop("folder")
+    assert other == first
+
+
+def test_every_difference_shows(source: Path) -> None:
+    first = about(source)
+    different = [
+        about(source, "e4r4"),
+        about(source, "e4r6", "routed@first=5"),
+        about(source, fast=True),
+    ]
+    name = "language_model.lm_head.weight"
+    values = damage.tensors(source)[name]
+    damage.change(source, {name: values[::-1]})
+    different.append(about(source))
+    damage.edit_json(source / "config.json", torch_dtype="float16")
+    different.append(about(source))
+    texts = {json.dumps(value) for value in [first, *different]}
+    assert len(texts) == 1 + len(different)
+    assert first["quantiser"] == "least squares"
+    assert different[2]["quantiser"] == "min-max"
 
 
 @pytest.mark.parametrize(
@@ -31,7 +67,9 @@ def test_the_hubs_cache_tells_repository_and_commit(tmp_path: Path) -> None:
     ["[]", "{}", '{"version": 2}', '{"version": 1}',
      '{"version": 1, "recipe": {"name": "e4r4"}, "files": {"a": {"size": 1}}}',
      '{"version": 1, "recipe": {"name": "e4r4"}, "files": ["a"]}',
-     '{"version": 1, "recipe": {"name": "x"}, "files": {"../a": {"size": 1, "sha256": "0"}}}'],
+     '{"version": 1, "recipe": "e4r4", "files": {}}',
+     '{"version": 1, "recipe": {"name": "x"}, "files": {"../a": {"size": 1, "sha256": "0"}}}',
+     '{"version": 1, "recipe": {"name": "x"}, "files": {"..": {"size": 1, "sha256": "0"}}}'],
 )  # fmt: skip
 def test_a_damaged_one_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / MANIFEST).write_text(text)

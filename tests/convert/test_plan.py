@@ -1,5 +1,7 @@
+"""Plans: full-size ones to the byte, and what is refused before anything is written."""
+
 import json
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Callable
 from itertools import pairwise
 from math import prod
@@ -12,17 +14,24 @@ import pytest
 from mlx_maverick.checkpoint import Checkpoint, Tensor
 from mlx_maverick.config import ModelConfig
 from mlx_maverick.convert import plan as plan_module
+from mlx_maverick.convert.formats import BLOCK_BYTES
 from mlx_maverick.convert.layout import MAX_SHARD_BYTES
-from mlx_maverick.convert.outputs import entries
-from mlx_maverick.convert.plan import BLOCK_BYTES, Plan, make_plan, plan
+from mlx_maverick.convert.outputs import outputs
+from mlx_maverick.convert.plan import Plan, plan
 from mlx_maverick.convert.published import shapes
 from mlx_maverick.convert.recipe import Recipe
-from mlx_maverick.errors import BadCheckpoint, DoesNotFit, MaverickError, NotFound, UsageError
+from mlx_maverick.errors import BadCheckpoint, DoesNotFit, NotFound, UsageError
+from mlx_maverick.files import Folder
 
 from . import damage, full_size
+from .conftest import planned, refused
 
 ROUTER = "language_model.model.layers.1.feed_forward.router.weight"
 GATE_UP = "language_model.model.layers.3.feed_forward.experts.gate_up_proj"
+FORMS = ("BF16", "compressed", "fbgemm")
+EXPERT = 5120 * 16384 * 2  # bytes of the gate and up of one, in BF16
+
+Full = Callable[..., Plan]
 
 
 class Disk(NamedTuple):
@@ -31,78 +40,99 @@ class Disk(NamedTuple):
     free: int
 
 
-@pytest.fixture
-def full(tmp_path: Path) -> Callable[[Recipe], Plan]:
-    checkpoint = full_size.checkpoint(tmp_path)
-    return lambda recipe: plan(full_size.CONFIG, checkpoint, recipe)
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Full:
+    """The plan of the full-size model: by recipe, rules and format."""
+    folder = tmp_path_factory.mktemp("full")
 
+    def make(recipe: str, *rules: str, form: str = "BF16") -> Plan:
+        checkpoint, config = full_size.checkpoint(folder, form), full_size.config(form)
+        return plan(config, checkpoint, Recipe.parse(recipe, rules), Folder(folder))
 
-@pytest.mark.parametrize(("name", "gigabytes"), [("e4r4", 227.2), ("e4r6", 230.7)])
-def test_size_of_the_full_model(
-    full: Callable[[Recipe], Plan], name: str, gigabytes: float
-) -> None:
-    made = full(Recipe.named(name))
-    assert round(made.layout.nbytes / 1e9, 1) == gigabytes
-    assert made.read_nbytes == sum(2 * prod(shape) for shape in full_size.SHAPES.values())
-    assert all(shard.data_nbytes <= MAX_SHARD_BYTES for shard in made.layout.shards)
-
-
-def test_no_slice_of_the_full_model_is_larger_than_an_expert(
-    full: Callable[[Recipe], Plan],
-) -> None:
-    expert = 5120 * 16384 * 2
-    for job in full(Recipe.named("e4r4")).jobs:
-        is_expert = len(job.slice.tensor.shape) == 3
-        assert job.slice.nbytes <= (expert if is_expert else BLOCK_BYTES)
-        assert not is_expert or job.slice.stop - job.slice.start == 1
+    return make
 
 
 @pytest.mark.parametrize(
-    "recipe",
-    [Recipe.named("e4r4"), Recipe.named("e4r6"), Recipe.named("e3r5"), Recipe.named("e8r8")],
-)
-@pytest.mark.parametrize("block", [BLOCK_BYTES, 1000])
-def test_the_jobs_fill_every_output_once(
-    maverick_mini: Path, recipe: Recipe, block: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(plan_module, "BLOCK_BYTES", block)
-    made = make_plan(maverick_mini, recipe)
-    written = defaultdict(list)
+    ("name", "gigabytes"),
+    [
+        ("e2g128r4", 118.5), ("e2r4", 130.5), ("e2r6", 134.1), ("e3g128r6", 170.3),
+        ("e3r6", 182.4), ("e4r4", 227.1), ("e4r6", 230.7), ("e4r8", 234.2), ("e5r8", 282.6),
+        ("e6r8", 330.9), ("e8r8", 427.5),
+    ],
+)  # fmt: skip
+def test_size_of_the_full_model(full: Full, name: str, gigabytes: float) -> None:
+    """Those of facts.md, which leave the headers and the norms out."""
+    made = full(name)
+    entries = outputs(ModelConfig.from_dict(full_size.CONFIG), Recipe.named(name))
+    assert made.layout.entries == entries
+    assert made.nbytes / 1e9 == pytest.approx(gigabytes, abs=0.07)
+    exact = sum(prod(e.shape) * {"U32": 4, "BF16": 2}[e.dtype] for e in entries)
+    assert sum(shard.data_nbytes for shard in made.layout.shards) == exact
+    assert 0 < made.layout.nbytes - exact < 10**6  # headers
+    assert made.weights == sum(map(prod, full_size.SHAPES.values()))
+    assert all(shard.data_nbytes <= MAX_SHARD_BYTES for shard in made.layout.shards)
+
+
+def test_rules_change_the_size_by_what_they_say(full: Full) -> None:
+    less = full("e4r4").layout.nbytes
+    more = full("e4r4", "routed_down@first,last=5", "lm_head=8g32").layout.nbytes
+    change = 2 * 128 * 5120 * 8192 // 8 + 202048 * 5120 * (4 + 0.5) / 8
+    assert more - less == pytest.approx(change, abs=2 * 4096 * 100)
+    assert (more - less - change) % 4096 == 0  # headers are whole pages
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_format_changes_nothing_of_the_output(full: Full, form: str) -> None:
+    assert full("e3r6", form=form).layout == full("e3r6").layout
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_no_slice_of_the_full_model_is_larger_than_an_expert(full: Full, form: str) -> None:
+    made = full("e4r4", form=form)
     for job in made.jobs:
-        share = job.slice.stop - job.slice.start
-        for part in job.parts:
-            for entry in entries(part.name, part.shape, part.quant):
-                start = job.offset(entry.nbytes)
-                end = start + entry.nbytes // job.slice.tensor.shape[0] * share
-                written[entry.name].append((start, end))
-    assert set(written) == set(made.layout.places)
-    for name, ranges in written.items():
-        ranges.sort()
-        ends = [0, *(end for _, end in ranges)]
-        assert [start for start, _ in ranges] == ends[:-1], name
-        assert ends[-1] == made.layout.places[name].nbytes, name
+        routed = ".experts." in str(job)
+        assert job.nbytes <= (EXPERT if routed else BLOCK_BYTES)
+        assert len({part.piece.name for part in job.parts}) == len(job.parts) <= 2
+    assert made.read_nbytes == full_size.checkpoint(Path(), form).nbytes
 
 
-def test_a_layers_tensors_are_together(full: Callable[[Recipe], Plan]) -> None:
-    names = [
-        e.name for e in full(Recipe.named("e4r4")).layout.entries if ".model.layers." in e.name
-    ]
+@pytest.mark.parametrize(
+    ("form", "experts", "read"),
+    [
+        ("BF16", 2 * 128 * 24, 803.2),  # gate and up lie together
+        ("fbgemm", 2 * 128 * 24, 413.9),
+        ("compressed", 3 * 128 * 24, 416.7),
+    ],
+)
+def test_jobs_of_the_full_model(full: Full, form: str, experts: int, read: float) -> None:
+    made = full("e4r6", form=form)
+    count = Counter(".experts." in str(job) for job in made.jobs)
+    assert count[True] == experts
+    # 1 061 published tensors, 48 of them experts; the larger matrices in blocks.
+    assert 1061 - 48 < count[False] < 2000
+    assert made.read_nbytes / 1e9 == pytest.approx(read, abs=0.06)
+    slices = [slice for job in made.jobs for slice in job.slices]
+    assert len(set(slices)) == len(slices)  # nothing is read twice
+
+
+def test_a_layers_tensors_are_together(full: Full) -> None:
+    names = [e.name for e in full("e4r4").layout.entries if ".model.layers." in e.name]
     layers = [name.split(".layers.")[0] + name.split(".")[3] for name in names]
     assert len(set(layers)) == 48 + 34
     assert sum(a != b for a, b in pairwise(layers)) == len(set(layers)) - 1
 
 
-def test_biases_of_attention_stay_bf16() -> None:
+def test_biases_of_attention_stay_bf16(tmp_path: Path) -> None:
     config = json.loads(json.dumps(full_size.CONFIG))
     config["text_config"]["attention_bias"] = True
     config["text_config"]["num_hidden_layers"] = 2
     del config["vision_config"]
-    folder = Path("nowhere")
     tensors = {
-        name: Tensor(name, "BF16", shape, folder / "model.safetensors", 0, 2 * prod(shape))
+        name: Tensor(name, "BF16", shape, tmp_path / "model.safetensors", 0, 2 * prod(shape))
         for name, shape in shapes(ModelConfig.from_dict(config)).items()
     }
-    layout = plan(config, Checkpoint(folder, tensors), Recipe.named("e4r6")).layout
+    recipe = Recipe.named("e4r6")
+    layout = plan(config, Checkpoint(tmp_path, tensors), recipe, Folder(tmp_path)).layout
     kinds = {e.name: e.dtype for e in layout.entries if "layers.1.self_attn.o_proj" in e.name}
     path = "language_model.model.layers.1.self_attn.o_proj"
     assert kinds == {
@@ -111,25 +141,44 @@ def test_biases_of_attention_stay_bf16() -> None:
     }  # fmt: skip
 
 
-def test_too_little_disk(
-    full: Callable[[Recipe], Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made = full(Recipe.named("e4r4"))
-    monkeypatch.setattr(plan_module.shutil, "disk_usage", lambda _: Disk(9, 9, 100 * 10**9))
-    with pytest.raises(DoesNotFit, match=r"227\.2 GB.*has 100\.0 GB free"):
+def test_too_little_disk(full: Full, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = full("e4r4")
+
+    def free(gigabytes: float) -> None:
+        disk = Disk(9, 9, int(gigabytes * 1e9))
+        monkeypatch.setattr(plan_module.shutil, "disk_usage", lambda _: disk)
+
+    free(100)
+    with pytest.raises(DoesNotFit, match=r"needs 227\.2 GB.*has 100\.0 GB free; make room"):
         made.check_room(tmp_path)
-    monkeypatch.setattr(plan_module.shutil, "disk_usage", lambda _: Disk(9, 9, 228 * 10**9))
+    made.check_room(tmp_path, there=130 * 10**9)  # of an earlier run
+    free(228)
     made.check_room(tmp_path)
 
 
-def refused(source: Path, error: type[MaverickError], match: str) -> None:
-    with pytest.raises(error, match=match):
-        make_plan(source, Recipe.named("e4r4"))
+def test_two_sources_have_two_fingerprints(source: Path, tmp_path: Path) -> None:
+    before = planned(source, "e4r4").fingerprint
+    again = damage.copy(source, tmp_path / "again")
+    assert planned(again, "e8r8").fingerprint == before
+    damage.edit_json(again / "config.json", torch_dtype="float16")
+    assert planned(again, "e4r4").fingerprint != before
+    damage.change(source, {ROUTER: mx.zeros((16, 128))})
+    assert planned(source, "e4r4").fingerprint != before
+
+
+# What is refused
 
 
 def test_missing_tensors(source: Path) -> None:
     damage.change(source, {ROUTER: None})
-    refused(source, BadCheckpoint, f"lacks {ROUTER}.*1 of 1")
+    refused(source, BadCheckpoint, f"lacks {ROUTER} .1 of \\d+ tensors are missing.; download")
+
+
+def test_a_missing_half(source: Path) -> None:
+    """Only an MLX folder may do without pictures: mlx-lm drops them."""
+    names = [n for n in damage.tensors(source) if n.startswith(("vision", "multi"))]
+    damage.change(source, dict.fromkeys(names))
+    refused(source, BadCheckpoint, f"{len(names)} of")
 
 
 def test_wrong_shape(source: Path) -> None:
@@ -137,57 +186,42 @@ def test_wrong_shape(source: Path) -> None:
     refused(source, BadCheckpoint, rf"{ROUTER} of shape \[16, 64\].*\[16, 128\]")
 
 
+def test_experts_the_other_way_round(source: Path) -> None:
+    damage.change(source, {GATE_UP: mx.zeros((16, 256, 128), mx.bfloat16)})
+    refused(source, BadCheckpoint, rf"{GATE_UP} of shape \[16, 256, 128\].*\[16, 128, 256\]")
+
+
 def test_a_tensor_without_a_place(source: Path) -> None:
     damage.change(source, {"language_model.model.layers.9.x": mx.zeros((1,), mx.bfloat16)})
     refused(source, BadCheckpoint, r"layers\.9\.x.*no place")
 
 
-def test_another_type(source: Path) -> None:
-    damage.change(source, {ROUTER: mx.zeros((16, 128), mx.int16)})
-    refused(source, BadCheckpoint, f"{ROUTER} as I16")
-
-
 def test_rows_that_groups_do_not_divide(source: Path) -> None:
-    """96 wide heads: o_proj gets 4 * 24 columns."""
+    """24 wide heads: o_proj gets 4 * 24 columns."""
     config = json.loads((source / "config.json").read_text())
     config["text_config"]["head_dim"] = 24
     damage.edit_json(source / "config.json", **config)
-    changes = {}
+    changes: dict[str, mx.array | damage.Stored | None] = {}
     for i in range(8):
         path = f"language_model.model.layers.{i}.self_attn"
-        shapes = {"q": (96, 128), "k": (48, 128), "v": (48, 128), "o": (128, 96)}
-        for name, shape in shapes.items():
+        sizes = {"q": (96, 128), "k": (48, 128), "v": (48, 128), "o": (128, 96)}
+        for name, shape in sizes.items():
             changes[f"{path}.{name}_proj.weight"] = mx.zeros(shape, mx.bfloat16)
     damage.change(source, changes)
-    refused(source, UsageError, r"o_proj\.weight has rows of 96")
+    refused(source, UsageError, r"o_proj\.weight has rows of 96.*groups of 64.*smaller groups")
+    assert planned(source, "e4r4", "attention_o=4g32")
 
 
-@pytest.mark.parametrize("dtype", ["F8_E4M3", "F8_E5M2"])
-def test_fp8_tensors(source: Path, dtype: str) -> None:
-    damage.change(source, {ROUTER: mx.zeros((16, 128), mx.uint8)})
-    index = json.loads((source / damage.INDEX).read_text())
-    damage.retype(source / index["weight_map"][ROUTER], ROUTER, dtype)
-    refused(source, UsageError, "not supported yet")
-
-
-def test_fp8_by_its_config_or_its_scales(source: Path) -> None:
-    damage.change(source, {"x.weight_scale": mx.zeros((4,))})
-    refused(source, UsageError, "x.weight_scale.*not supported yet")
-    damage.edit_json(
-        source / "config.json", quantization_config={"quant_method": "compressed-tensors"}
-    )
-    refused(source, UsageError, "compressed-tensors.*not supported yet")
-
-
-def test_an_mlx_folder(source: Path) -> None:
-    damage.edit_json(source / "config.json", quantization={"group_size": 64, "bits": 4})
-    refused(source, UsageError, "quantised already")
+def test_a_rule_about_what_the_model_does_not_have(source: Path) -> None:
+    for rule, why in [("routed@2=5", "layer 2 has no routed"), ("dense@9=5", "no layer 9")]:
+        with pytest.raises(UsageError, match=why):
+            planned(source, "e4r4", rule)
 
 
 def test_the_text_half(source: Path) -> None:
     config = json.loads((source / "config.json").read_text())["text_config"]
     damage.edit_json(source / "config.json", **config)
-    refused(source, UsageError, "llama4_text")
+    refused(source, UsageError, "text half alone.*llama4_text.*complete")
 
 
 def test_another_model(source: Path) -> None:
@@ -196,12 +230,29 @@ def test_another_model(source: Path) -> None:
 
 
 def test_no_folder(tmp_path: Path) -> None:
-    refused(tmp_path / "none", NotFound, "none")
+    refused(tmp_path / "none", NotFound, "none is not a folder")
+
+
+def test_no_config(source: Path) -> None:
+    (source / "config.json").unlink()
+    refused(source, NotFound, r"has no config\.json; is it a model")
+
+
+def test_a_damaged_config(source: Path) -> None:
+    (source / "config.json").write_text('{"model_type": ')
+    refused(source, BadCheckpoint, r"config\.json cannot be read")
+
+
+def test_no_safetensors(source: Path) -> None:
+    for file in source.glob("*.safetensors*"):
+        file.unlink()
+    (source / "pytorch_model.bin").write_bytes(b"x")
+    refused(source, NotFound, r"neither model\.safetensors\.index\.json nor model\.safetensors")
 
 
 def test_missing_shard(source: Path) -> None:
     (source / "model-00003-of-00004.safetensors").unlink()
-    refused(source, NotFound, "model-00003-of-00004")
+    refused(source, NotFound, "model-00003-of-00004.*1 of 4 shards")
 
 
 def test_truncated_shard(source: Path) -> None:
@@ -220,8 +271,30 @@ def test_a_header_larger_than_the_file(source: Path) -> None:
     refused(source, BadCheckpoint, "larger than the file")
 
 
+def test_a_header_that_lies(source: Path) -> None:
+    """Of a tensor's shape, its type, and where it ends."""
+    file = source / json.loads((source / damage.INDEX).read_text())["weight_map"][ROUTER]
+    held = damage.read(file)
+    for lie in ({"shape": (16, 129)}, {"dtype": "F32"}, {"data": held[ROUTER].data + b"x"}):
+        damage.write(file, held | {ROUTER: held[ROUTER]._replace(**lie)})
+        refused(source, BadCheckpoint, f"gives {ROUTER} .*disagree")
+    damage.write(file, held)
+    assert planned(source, "e4r4")
+
+
+def test_a_pointer_instead_of_the_file(source: Path) -> None:
+    text = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+    (source / "model-00001-of-00004.safetensors").write_bytes(text)
+    refused(source, BadCheckpoint, "Git LFS pointer.*hf download")
+
+
 def test_an_index_that_leaves_the_folder(source: Path) -> None:
     index = json.loads((source / damage.INDEX).read_text())
     index["weight_map"][ROUTER] = "../model-00001-of-00004.safetensors"
     (source / damage.INDEX).write_text(json.dumps(index))
     refused(source, BadCheckpoint, "not a file of the folder")
+
+
+def test_a_damaged_side_file(source: Path) -> None:
+    (source / "generation_config.json").write_text("[")
+    refused(source, BadCheckpoint, r"generation_config\.json")
