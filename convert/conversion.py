@@ -4,7 +4,7 @@ Knows the order of the steps; each step's module knows how.
 """
 
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -19,7 +19,7 @@ from . import journal, origin
 from .card import CARD, card
 from .hashes import Extent, hash_files
 from .manifest import MANIFEST, Manifest, identity, manifest
-from .pipeline import Reader, Writer, running
+from .pipeline import Reader, Writer
 from .plan import Job, Part, Plan, make_plan
 from .progress import Callback, Clock, Converted, Event, Planned, Progress, ignore
 from .quantise import quantise
@@ -108,13 +108,16 @@ def _carry_out(
     count = plan.read_nbytes - sum(job.nbytes for _, job in todo)
     yield _planned(plan, result, about, count)
 
-    reader, writer = Reader(plan.files, todo, clock), Writer(result, clock)
-    with running(reader, writer):
+    with (
+        closing(Writer(result, clock)) as writer,
+        closing(Reader(plan.files, todo, clock)) as reader,
+    ):
         for number, job, data in reader:
             run(job, data, writer, clock, fast)
             writer.end(number)
             count += job.nbytes
             yield Progress("converting", count, plan.read_nbytes, str(job))
+        writer.finish()
 
     texts = plan.documents | {CARD: card(plan, about)}
     for name, text in texts.items():
