@@ -109,7 +109,8 @@ def _carry_out(
     """Everything inside the `.partial` folder; returns how many weights were converted."""
     result.prepare()
     todo = [(n, job) for n, job in enumerate(plan.jobs) if n not in result.journal.done]
-    count = plan.read_nbytes - sum(job.nbytes for _, job in todo)
+    total = plan.read_nbytes  # a sum over thousands of jobs, not to be formed for each of them
+    count = total - sum(job.nbytes for _, job in todo)
     yield _planned(plan, result, about, count)
 
     with (
@@ -120,7 +121,7 @@ def _carry_out(
             run(job, data, writer, clock, fast)
             writer.end(number)
             count += job.nbytes
-            yield Progress("converting", count, plan.read_nbytes, str(job))
+            yield Progress("converting", count, total, str(job))
         writer.finish()
 
     texts = plan.documents | {CARD: card(plan, about)}
