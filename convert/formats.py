@@ -26,7 +26,6 @@ from .source import FLOATS, FP8, Encoding, Floats, Packed, Scaled, Slice
 BLOCK_BYTES = 64 << 20
 # How activations were quantised. Weights do not depend on it.
 OF_ACTIVATIONS = (".input_scale", ".input_scale_ub", "_proj_input_scale_ub")
-METHODS = (None, "compressed-tensors", "fbgemm_fp8")
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class Source:
                     " tensor; download it again"
                 )
         self.mlx = any(name.endswith(".experts.gate_proj.weight") for name in self.tensors)
-        if not self.mlx and config.source_quantization not in METHODS:
+        if not self.mlx and config.source_quantization not in (None, *published.READ_METHODS):
             raise UsageError(
                 f"{self.where} is quantised with {config.source_quantization}, which cannot be "
                 "read; convert the published BF16 or FP8 checkpoint"

@@ -1,4 +1,7 @@
-"""`mlx-maverick bench`: load time, prefill and decode speed, memory, picture encoding time."""
+"""`mlx-maverick bench`: load time, prefill and decode speed, memory, picture encoding time.
+
+Knows nothing of converting; `bench_convert` does.
+"""
 
 import argparse
 import json
@@ -15,7 +18,7 @@ from .. import pressure
 from ..errors import UsageError
 from ..events import Finished
 from ..units import gb
-from . import options
+from . import bench_convert, options
 from .terminal import StatusLine
 
 if TYPE_CHECKING:
@@ -64,9 +67,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="measured runs, after one that warms up (default: %(default)s)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    bench_convert.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.convert is not None:
+        return bench_convert.run(args)
+    if args.against:
+        raise UsageError("--against is about --convert so far; give both")
     model_name = options.required_model(args)
     needed = args.prompt_tokens + args.new_tokens
     context = args.context or needed

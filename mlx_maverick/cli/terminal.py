@@ -46,6 +46,12 @@ class StatusLine:
             self.stream.flush()
             self.shown = False
 
+    def say(self, text: str) -> None:
+        """A line that stays, on a terminal or not."""
+        self.clear()
+        self.stream.write(printable(text).replace("\n", " ") + "\n")
+        self.stream.flush()
+
 
 def _columns(stream: TextIO) -> int:
     try:

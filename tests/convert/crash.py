@@ -17,7 +17,7 @@ from pathlib import Path
 from signal import SIGKILL
 from typing import Any
 
-from mlx_maverick.convert import conversion, formats, hashes, journal, pipeline
+from mlx_maverick.convert import conversion, formats, hashes, journal, pipeline, values
 from mlx_maverick.convert.layout import Layout
 from mlx_maverick.convert.progress import Event, Progress
 
@@ -35,7 +35,7 @@ def shrink(change: Callable[[Any, str, object], None] = setattr) -> None:
 
 def slow_down(change: Callable[[Any, str, object], None] = setattr) -> None:
     """Many blocks of a job, and a note in the journal for each job."""
-    change(conversion, "BLOCK_WEIGHTS", 8 << 10)
+    change(values, "BLOCK_WEIGHTS", dict.fromkeys(values.BLOCK_WEIGHTS, 8 << 10))
     change(pipeline, "SYNC_SECONDS", 0.0)
     change(hashes, "READ_AT_ONCE", 4 << 10)
 
@@ -44,9 +44,7 @@ def command(step: str, n: int, how: str, source: Path, out: Path) -> list[str]:
     return [sys.executable, __file__, step, str(n), how, str(source), str(out)]
 
 
-def run(
-    step: str, n: int, how: str, source: Path, out: Path
-) -> "subprocess.CompletedProcess[str]":
+def run(step: str, n: int, how: str, source: Path, out: Path) -> "subprocess.CompletedProcess[str]":
     words = command(step, n, how, source, out)
     return subprocess.run(words, capture_output=True, text=True, timeout=60)
 
@@ -108,6 +106,7 @@ if __name__ == "__main__":
     for name in CALLS:
         steps.wrap(os, name)
     steps.wrap(Path, "write_bytes")
-    print("begun", flush=True)
+    sys.stdout.write("begun\n")
+    sys.stdout.flush()
     conversion.convert(source, out, RECIPE, steps.event, fast=True)
-    print(*steps.counts.elements(), sep="\n")
+    sys.stdout.write("\n".join(steps.counts.elements()))

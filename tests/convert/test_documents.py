@@ -54,3 +54,8 @@ def test_what_is_copied(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").rename(tmp_path / "blob")
     (tmp_path / "tokenizer.json").symlink_to("blob")  # as in the Hub's cache
     assert [p.name for p in copies(tmp_path)] == sorted(wanted)
+
+
+def test_a_recipe_that_leaves_everything_bf16_says_nothing() -> None:
+    raw = {"model_type": "llama4", "quantization_config": {"quant_method": "x"}}
+    assert config(raw, {}) == {"model_type": "llama4"}

@@ -11,7 +11,7 @@ from signal import SIGKILL
 
 import pytest
 
-from mlx_maverick.convert import Converted, Planned, Progress, convert, journal, manifest, stream
+from mlx_maverick.convert import Converted, Planned, Progress, convert, identity, journal, stream
 from mlx_maverick.convert.layout import Layout
 from mlx_maverick.convert.progress import Event
 from mlx_maverick.convert.verify import verify
@@ -216,7 +216,7 @@ def test_another_recipe_quantiser_or_version_is_refused(
     with pytest.raises(UsageError, match=share + "quantiser min-max, .* least squares; repeat"):
         convert(maverick_mini, out, RECIPE)
     with monkeypatch.context() as patch:
-        patch.setattr(manifest, "__version__", "99.1")
+        patch.setattr(identity, "__version__", "99.1")
         with pytest.raises(UsageError, match=r"tools mlx-maverick .*, and .* 99\.1; .*--restart$"):
             finish(maverick_mini, out)
     # The one message is told, and not that the same command would go on.
@@ -239,7 +239,8 @@ def test_one_of_which_nothing_is_done_is_begun_anew(
     """With any recipe; and the files of the first, which may be as large as the disk, go."""
     assert crash.run("converting", 1, "", maverick_mini, out).returncode == -SIGKILL
     assert crash.run("Planned", 1, "", maverick_mini, out).returncode == -SIGKILL
-    (partial / journal.NAME).write_bytes((partial / journal.NAME).read_bytes().split(b"\n")[0] + b"\n")
+    log = partial / journal.NAME
+    log.write_bytes(log.read_bytes().splitlines(keepends=True)[0])
     assert (partial / "model-00003-of-00003.safetensors").exists()
     monkeypatch.setattr(Layout.of, "__defaults__", (1 << 30,))
     convert(maverick_mini, out, "e8r8", fast=True)
