@@ -29,8 +29,8 @@ RECIPE = "e4r4"
 def shrink(change: Callable[[Any, str, object], None] = setattr) -> None:
     """Many jobs and shards."""
     change(formats, "BLOCK_BYTES", 64 << 10)
-    change(Layout.of, "__defaults__", (1 << 20,))
-    change(hashes, "REPORT_SECONDS", 0.001)
+    change(Layout.of, "__defaults__", (512 << 10,))
+    change(hashes, "REPORT_SECONDS", 0.0005)
 
 
 def slow_down(change: Callable[[Any, str, object], None] = setattr) -> None:

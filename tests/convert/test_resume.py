@@ -49,10 +49,10 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(maverick_mini: Path, tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+def undisturbed(scout_mini: Path, tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
     out = tmp_path_factory.mktemp("undisturbed") / "model"
     with subprocess.Popen(
-        crash.command("none", 0, "", maverick_mini, out), stdout=subprocess.PIPE, text=True
+        crash.command("none", 0, "", scout_mini, out), stdout=subprocess.PIPE, text=True
     ) as child:
         assert child.stdout
         assert child.stdout.readline() == "begun\n"
@@ -70,9 +70,9 @@ def partial(out: Path) -> Path:
 
 
 @pytest.fixture
-def begun(maverick_mini: Path, out: Path, partial: Path) -> Path:
+def begun(scout_mini: Path, out: Path, partial: Path) -> Path:
     """The `.partial` folder of a conversion of which about half is done."""
-    interrupt(maverick_mini, out)
+    interrupt(scout_mini, out)
     return partial
 
 
@@ -118,24 +118,24 @@ def check(source: Path, out: Path, undisturbed: Undisturbed) -> None:
 
 @pytest.mark.parametrize(("step", "share", "how"), MOMENTS)
 def test_killed_at_a_step(
-    maverick_mini: Path, out: Path, undisturbed: Undisturbed, step: str, share: float, how: str
+    scout_mini: Path, out: Path, undisturbed: Undisturbed, step: str, share: float, how: str
 ) -> None:
     if not undisturbed.counts[step]:
         pytest.skip(f"no {step} on this system")
     n = max(1, round(share * undisturbed.counts[step]))
-    done = crash.run(step, n, how, maverick_mini, out)
+    done = crash.run(step, n, how, scout_mini, out)
     # How often progress is told of hashing depends on the time it takes.
     assert done.returncode in ([-SIGKILL, 0] if step == "hashing" and share else [-SIGKILL])
     assert "Traceback" not in done.stderr
-    check(maverick_mini, out, undisturbed)
+    check(scout_mini, out, undisturbed)
 
 
 @pytest.mark.parametrize("share", [(i + RANDOM.random()) / 6 for i in range(6)])
 def test_killed_at_a_time(
-    maverick_mini: Path, out: Path, undisturbed: Undisturbed, share: float
+    scout_mini: Path, out: Path, undisturbed: Undisturbed, share: float
 ) -> None:
     with subprocess.Popen(
-        crash.command("none", 0, "", maverick_mini, out), stdout=subprocess.PIPE, text=True
+        crash.command("none", 0, "", scout_mini, out), stdout=subprocess.PIPE, text=True
     ) as child:
         assert child.stdout
         assert child.stdout.readline() == "begun\n"
@@ -143,45 +143,45 @@ def test_killed_at_a_time(
             child.wait(timeout=share * undisturbed.seconds)
         except subprocess.TimeoutExpired:
             child.kill()
-    check(maverick_mini, out, undisturbed)
+    check(scout_mini, out, undisturbed)
 
 
-def test_killed_again_and_again(maverick_mini: Path, out: Path, undisturbed: Undisturbed) -> None:
+def test_killed_again_and_again(scout_mini: Path, out: Path, undisturbed: Undisturbed) -> None:
     """Each run gets further than the one before, until one is done."""
     partial = out.with_name(out.name + ".partial")
     before = 0
-    for n, how in [(500, "torn"), (600, "after"), (400, "before"), (300, "torn")]:
-        assert crash.run("pwrite", n, how, maverick_mini, out).returncode == -SIGKILL
+    for n, how in [(200, "torn"), (250, "after"), (150, "before"), (100, "torn")]:
+        assert crash.run("pwrite", n, how, scout_mini, out).returncode == -SIGKILL
         assert len(noted(partial)) > before
         before = len(noted(partial))
-    assert crash.run("rename", 1, "before", maverick_mini, out).returncode == -SIGKILL
-    assert crash.run("unlink", 1, "before", maverick_mini, out).returncode == -SIGKILL
-    check(maverick_mini, out, undisturbed)
+    assert crash.run("rename", 1, "before", scout_mini, out).returncode == -SIGKILL
+    assert crash.run("unlink", 1, "before", scout_mini, out).returncode == -SIGKILL
+    check(scout_mini, out, undisturbed)
 
 
 def test_lost_files_are_forgotten_before_they_look_whole_again(
-    maverick_mini: Path, out: Path, begun: Path, undisturbed: Undisturbed
+    scout_mini: Path, out: Path, begun: Path, undisturbed: Undisturbed
 ) -> None:
     """Killed just after a shard that was lost is given its size: nothing in it counts."""
     (begun / "model-00001-of-00003.safetensors").unlink()
     call = "posix_fallocate" if undisturbed.counts["posix_fallocate"] else "ftruncate"
-    assert crash.run(call, 1, "after", maverick_mini, out).returncode == -SIGKILL
-    check(maverick_mini, out, undisturbed)
+    assert crash.run(call, 1, "after", scout_mini, out).returncode == -SIGKILL
+    check(scout_mini, out, undisturbed)
 
 
 def test_an_iterator_that_is_closed(
-    maverick_mini: Path, out: Path, partial: Path, undisturbed: Undisturbed
+    scout_mini: Path, out: Path, partial: Path, undisturbed: Undisturbed
 ) -> None:
-    events = stream(maverick_mini, out, RECIPE, fast=True)
+    events = stream(scout_mini, out, RECIPE, fast=True)
     assert isinstance(next(events), Planned)
     assert partial.is_dir()
     events.close()
     assert list(out.parent.iterdir()) == []  # nothing was done, nothing is kept
-    for event in (events := stream(maverick_mini, out, RECIPE, fast=True)):
+    for event in (events := stream(scout_mini, out, RECIPE, fast=True)):
         if isinstance(event, Progress) and event.stage == "hashing":
             events.close()
     assert len(noted(partial)) == undisturbed.counts["converting"]
-    check(maverick_mini, out, undisturbed)
+    check(scout_mini, out, undisturbed)
 
 
 # What differs from the conversion that was begun
@@ -207,26 +207,26 @@ def test_another_source_is_refused(source: Path, out: Path, partial: Path, chang
 
 
 def test_another_recipe_quantiser_or_version_is_refused(
-    maverick_mini: Path, out: Path, begun: Path, monkeypatch: pytest.MonkeyPatch
+    scout_mini: Path, out: Path, begun: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = contents(begun)
     share = r"holds 5\d% of a conversion with "
     with pytest.raises(UsageError, match=share + "recipe name e4r4, and this one has name e4r6"):
-        convert(maverick_mini, out, "e4r6", fast=True)
+        convert(scout_mini, out, "e4r6", fast=True)
     with pytest.raises(UsageError, match=share + "quantiser min-max, .* least squares; repeat"):
-        convert(maverick_mini, out, RECIPE)
+        convert(scout_mini, out, RECIPE)
     with monkeypatch.context() as patch:
         patch.setattr(identity, "__version__", "99.1")
         with pytest.raises(UsageError, match=r"tools mlx-maverick .*, and .* 99\.1; .*--restart$"):
-            finish(maverick_mini, out)
+            finish(scout_mini, out)
     # The one message is told, and not that the same command would go on.
     assert contents(begun) == before
-    assert isinstance(finish(maverick_mini, out)[0], Planned)
+    assert isinstance(finish(scout_mini, out)[0], Planned)
 
 
-def test_restart_discards(maverick_mini: Path, out: Path, begun: Path) -> None:
+def test_restart_discards(scout_mini: Path, out: Path, begun: Path) -> None:
     events: list[Event] = []
-    convert(maverick_mini, out, "e4r6", events.append, fast=True, restart=True)
+    convert(scout_mini, out, "e4r6", events.append, fast=True, restart=True)
     assert isinstance(events[0], Planned)
     assert events[0].done == 0
     assert verify(out).recipe == "e4r6"
@@ -234,16 +234,16 @@ def test_restart_discards(maverick_mini: Path, out: Path, begun: Path) -> None:
 
 
 def test_one_of_which_nothing_is_done_is_begun_anew(
-    maverick_mini: Path, out: Path, partial: Path, monkeypatch: pytest.MonkeyPatch
+    scout_mini: Path, out: Path, partial: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With any recipe; and the files of the first, which may be as large as the disk, go."""
-    assert crash.run("converting", 1, "", maverick_mini, out).returncode == -SIGKILL
-    assert crash.run("Planned", 1, "", maverick_mini, out).returncode == -SIGKILL
+    assert crash.run("converting", 1, "", scout_mini, out).returncode == -SIGKILL
+    assert crash.run("Planned", 1, "", scout_mini, out).returncode == -SIGKILL
     log = partial / journal.NAME
     log.write_bytes(log.read_bytes().splitlines(keepends=True)[0])
     assert (partial / "model-00003-of-00003.safetensors").exists()
     monkeypatch.setattr(Layout.of, "__defaults__", (1 << 30,))
-    convert(maverick_mini, out, "e8r8", fast=True)
+    convert(scout_mini, out, "e8r8", fast=True)
     assert verify(out).recipe == "e8r8"
     assert [p.name for p in out.glob("*.safetensors")] == ["model.safetensors"]
 
@@ -265,7 +265,7 @@ def half_zero(data: bytes) -> bytes:
 
 @pytest.mark.parametrize("tear", [zeros, torn, half_zero])
 def test_a_damaged_end_of_the_journal(
-    maverick_mini: Path, out: Path, begun: Path, undisturbed: Undisturbed, tear
+    scout_mini: Path, out: Path, begun: Path, undisturbed: Undisturbed, tear
 ) -> None:
     file = begun / journal.NAME
     before = noted(begun)
@@ -273,52 +273,53 @@ def test_a_damaged_end_of_the_journal(
     after = noted(begun)
     assert after.items() <= before.items()
     assert len(before) - 20 < len(after) <= len(before)
-    check(maverick_mini, out, undisturbed)
+    check(scout_mini, out, undisturbed)
 
 
 @pytest.mark.parametrize("text", [b"", b"\0" * 4096, b"{", b"[1, 2]\n", b"\xff\n"])
 def test_a_journal_without_a_first_line(
-    maverick_mini: Path, out: Path, begun: Path, undisturbed: Undisturbed, text: bytes
+    scout_mini: Path, out: Path, begun: Path, undisturbed: Undisturbed, text: bytes
 ) -> None:
     """Nothing in the folder can be trusted."""
     (begun / journal.NAME).write_bytes(text)
-    check(maverick_mini, out, undisturbed)
+    check(scout_mini, out, undisturbed)
 
 
-def test_a_journal_of_another_version(maverick_mini: Path, out: Path, begun: Path) -> None:
+def test_a_journal_of_another_version(scout_mini: Path, out: Path, begun: Path) -> None:
     """Hours may be in it: never discarded unasked."""
     file = begun / journal.NAME
     file.write_bytes(file.read_bytes().replace(b'"version": 1', b'"version": 2', 1))
     before = contents(begun)
     with pytest.raises(UsageError, match=r"another version of mlx-maverick.*--restart"):
-        finish(maverick_mini, out)
+        finish(scout_mini, out)
     assert contents(begun) == before
-    convert(maverick_mini, out, RECIPE, fast=True, restart=True)
+    convert(scout_mini, out, RECIPE, fast=True, restart=True)
     assert verify(out).recipe == RECIPE
 
 
 def test_a_journal_that_lists_what_is_not_planned(
-    maverick_mini: Path, out: Path, begun: Path, undisturbed: Undisturbed
+    scout_mini: Path, out: Path, begun: Path, undisturbed: Undisturbed
 ) -> None:
     file = begun / journal.NAME
     file.write_bytes(file.read_bytes() + b"[9999, 1, 2, 3]\n")
-    finish(maverick_mini, out)
+    finish(scout_mini, out)
     assert contents(out) == undisturbed.files
 
 
 @pytest.mark.parametrize("size", [None, 0, -1, 1])
 def test_a_shard_that_is_gone_or_of_another_size(
-    maverick_mini: Path, out: Path, begun: Path, undisturbed: Undisturbed, size: int | None
+    scout_mini: Path, out: Path, partial: Path, undisturbed: Undisturbed, size: int | None
 ) -> None:
     """What was in it is done again, and no more."""
-    shard = begun / "model-00001-of-00003.safetensors"
+    interrupt(scout_mini, out, 0.9)
+    shard = partial / "model-00001-of-00003.safetensors"
     if size is None:
         shard.unlink()
     else:
         with shard.open("r+b") as file:
             file.truncate(size if size == 0 else shard.stat().st_size + size)
-    before = len(noted(begun))
-    events = finish(maverick_mini, out)
+    before = len(noted(partial))
+    events = finish(scout_mini, out)
     again = sum(isinstance(e, Progress) and e.stage == "converting" for e in events)
     left = undisturbed.counts["converting"] - before
     assert left < again < undisturbed.counts["converting"]
@@ -327,27 +328,27 @@ def test_a_shard_that_is_gone_or_of_another_size(
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
 def test_a_byte_that_flips_before_it_goes_on(
-    maverick_mini: Path, out: Path, begun: Path, undisturbed: Undisturbed, share: float
+    scout_mini: Path, out: Path, begun: Path, undisturbed: Undisturbed, share: float
 ) -> None:
     """It is found when the files are hashed; the next run does that piece again."""
     shard = begun / "model-00001-of-00003.safetensors"
     flip(shard, int(share * shard.stat().st_size))
     with pytest.raises(BadCheckpoint, match=r"does not hold what.*: 1 pieces? .*is kept in"):
-        finish(maverick_mini, out)
+        finish(scout_mini, out)
     assert not out.exists()
-    events = finish(maverick_mini, out)
+    events = finish(scout_mini, out)
     assert sum(isinstance(e, Progress) and e.stage == "converting" for e in events) == 1
     assert contents(out) == undisturbed.files
 
 
 def test_headers_and_documents_are_written_again(
-    maverick_mini: Path, out: Path, partial: Path, undisturbed: Undisturbed
+    scout_mini: Path, out: Path, partial: Path, undisturbed: Undisturbed
 ) -> None:
-    assert crash.run("rename", 1, "before", maverick_mini, out).returncode == -SIGKILL
+    assert crash.run("rename", 1, "before", scout_mini, out).returncode == -SIGKILL
     flip(partial / "model-00001-of-00003.safetensors", 40)
     flip(partial / "config.json", 40)
     flip(partial / "maverick.json", 40)
-    check(maverick_mini, out, undisturbed)
+    check(scout_mini, out, undisturbed)
 
 
 def flip(file: Path, at: int) -> None:
@@ -358,7 +359,7 @@ def flip(file: Path, at: int) -> None:
 
 @pytest.mark.parametrize("at", [20, 200_000])
 def test_a_byte_that_flips_while_it_runs(
-    maverick_mini: Path, out: Path, partial: Path, undisturbed: Undisturbed, at: int
+    scout_mini: Path, out: Path, partial: Path, undisturbed: Undisturbed, at: int
 ) -> None:
     """Also in a header, of which no job knows."""
 
@@ -367,28 +368,28 @@ def test_a_byte_that_flips_while_it_runs(
             flip(partial / "model-00001-of-00003.safetensors", at)
 
     with pytest.raises(BadCheckpoint, match="is kept in"):
-        convert(maverick_mini, out, RECIPE, damage_it, fast=True)
-    check(maverick_mini, out, undisturbed)
+        convert(scout_mini, out, RECIPE, damage_it, fast=True)
+    check(scout_mini, out, undisturbed)
 
 
 def test_what_a_file_manager_leaves_is_removed(
-    maverick_mini: Path, out: Path, begun: Path, undisturbed: Undisturbed
+    scout_mini: Path, out: Path, begun: Path, undisturbed: Undisturbed
 ) -> None:
     (begun / ".DS_Store").write_bytes(b"x")
     (begun / "._model-00001-of-00003.safetensors").write_bytes(b"x")
-    finish(maverick_mini, out)
+    finish(scout_mini, out)
     assert contents(out) == undisturbed.files
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "model-00004-of-00004.safetensors"])
 def test_other_files_are_refused_by_name(
-    maverick_mini: Path, out: Path, begun: Path, undisturbed: Undisturbed, name: str
+    scout_mini: Path, out: Path, begun: Path, undisturbed: Undisturbed, name: str
 ) -> None:
     """First, not after an hour; and when one comes later."""
     (begun / name).write_bytes(b"x")
     before = contents(begun)
     with pytest.raises(UsageError, match=f"{name}, not of this conversion"):
-        finish(maverick_mini, out)
+        finish(scout_mini, out)
     assert contents(begun) == before
     (begun / name).unlink()
 
@@ -397,17 +398,17 @@ def test_other_files_are_refused_by_name(
             (begun / name).write_bytes(b"x")
 
     with pytest.raises(UsageError, match=f"{name}, not of this conversion.*100% is kept"):
-        convert(maverick_mini, out, RECIPE, add, fast=True)
+        convert(scout_mini, out, RECIPE, add, fast=True)
     (begun / name).unlink()
-    check(maverick_mini, out, undisturbed)
+    check(scout_mini, out, undisturbed)
 
 
 def test_an_unfinished_folder_is_no_output(
-    maverick_mini: Path, out: Path, begun: Path, undisturbed: Undisturbed
+    scout_mini: Path, out: Path, begun: Path, undisturbed: Undisturbed
 ) -> None:
     """`--out model.partial`, as a shell completes it."""
     before = contents(begun)
     with pytest.raises(UsageError, match=rf"unfinished conversion is called.* {out} to go on"):
-        finish(maverick_mini, begun)
+        finish(scout_mini, begun)
     assert contents(begun) == before
-    check(maverick_mini, out, undisturbed)
+    check(scout_mini, out, undisturbed)
