@@ -18,15 +18,17 @@ from .card import CARD, card
 from .hashes import Extent, hash_files
 from .identity import identity
 from .manifest import MANIFEST, Manifest, manifest
-from .pipeline import Reader, Writer
+from .pipeline import BEHIND_BYTES, Reader, Writer, ahead_bytes
 from .plan import Job, Plan, make_plan
 from .progress import Callback, Clock, Converted, Event, Planned, Progress, ignore
 from .recipe import Recipe
 from .source import Bytes
-from .values import blocks, values
+from .values import BLOCK_WEIGHTS, TEMPORARY_BYTES, blocks, values
 from .verify import verify_layout
 from .write import Output, check_target, completed, output, partial
 
+# Python with MLX, numpy and the Hub's client; 0.25 GB seen on Linux.
+PROCESS_BYTES = 400 << 20
 # Freed buffers MLX may keep for the next slice. Its own limit is all of the memory.
 CACHE_BYTES = 256 << 20
 KEEP = "keep"  # instead of a recipe: an MLX folder keeps its quantisation
@@ -184,6 +186,14 @@ def _extents(plan: Plan, result: Output) -> dict[str, list[Extent]]:
     return extents
 
 
+def peak_bytes(plan: Plan) -> int:
+    """Most memory a conversion takes: the same however large the model is, because its largest
+    slice is what counts. An upper estimate."""
+    block = TEMPORARY_BYTES * BLOCK_WEIGHTS[mx.default_device().type]
+    texts = sum(map(len, plan.documents.values()))
+    return PROCESS_BYTES + texts + ahead_bytes(plan.jobs) + BEHIND_BYTES + block + CACHE_BYTES
+
+
 def _planned(plan: Plan, result: Output, about: Mapping[str, Any], done: int) -> Planned:
     source = about["source"]
     return Planned(
@@ -195,6 +205,7 @@ def _planned(plan: Plan, result: Output, about: Mapping[str, Any], done: int) ->
         to_read=plan.read_nbytes,
         done=done,
         nbytes=plan.nbytes,
+        memory=peak_bytes(plan),
         weights=plan.weights,
         layers=plan.config.text.num_hidden_layers,
     )

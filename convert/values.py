@@ -14,7 +14,8 @@ from .quantise import quantise
 from .source import Bytes, Raw
 
 # Weights quantised at once: on a GPU enough to keep it busy; on a CPU so few that temporaries
-# (60 bytes per weight) stay small enough for malloc to reuse, which is twice as fast.
+# stay small enough for malloc to reuse, which is twice as fast.
+TEMPORARY_BYTES = 60  # per weight of a block
 BLOCK_WEIGHTS = {mx.DeviceType.gpu: 4 << 20, mx.DeviceType.cpu: 1 << 19}
 
 

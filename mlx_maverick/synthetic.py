@@ -23,11 +23,15 @@ SPECIAL = ("<|begin_of_text|>", "<|end_of_text|>", "<|eom|>", "<|eot|>", "<|patc
 VOCABULARY = 2048
 
 
-def write(folder: Path, layers: int = 2, experts: int = 8, seed: int = 0) -> int:
-    """Write a checkpoint without vision into the empty `folder`; the number of its weights."""
+def write(folder: Path, layers: int = 2, experts: int = 8, seed: int = 0, **changes: object) -> int:
+    """Write a checkpoint without vision into the empty `folder`; the number of its weights.
+
+    `changes` are keys of the text section of config.json.
+    """
     published_text = MODELS["maverick"].raw["text_config"]
     text_config = published_text | {
         "num_hidden_layers": layers, "num_local_experts": experts, "vocab_size": VOCABULARY,
+        **changes,
     }  # fmt: skip
     raw = {"model_type": "llama4", "text_config": text_config}
     shapes = published.shapes(ModelConfig.from_dict(raw))

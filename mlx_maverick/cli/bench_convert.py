@@ -20,6 +20,7 @@ from time import perf_counter
 from ..checkpoint import Checkpoint
 from ..errors import MaverickError, UsageError
 from ..units import gb
+from .machine import machine
 from .terminal import StatusLine
 
 RECIPE = "e4r4"
@@ -85,8 +86,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.experts < 2:
         raise UsageError("--experts must be at least 2")
-    from .bench import machine
-
     status = StatusLine()
     with tempfile.TemporaryDirectory(prefix="mlx-maverick-bench-") as folder:
         try:
