@@ -65,8 +65,9 @@ class Reader:
             self._spare.append(buffer)
 
     def close(self) -> None:
-        """Drop what is not read yet; returns when no thread reads any more."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        """Drop what is not read yet. Reads under way end by themselves, or when their files are
+        closed: over a network that fell silent, that is all that ends them."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
     @staticmethod
     def _near(job: Job, ahead: int, jobs: int) -> bool:
