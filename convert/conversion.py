@@ -4,7 +4,7 @@ Knows the order of the steps; each step's module knows how.
 """
 
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -18,7 +18,7 @@ from .card import CARD, card
 from .hashes import Extent, hash_files
 from .identity import identity
 from .manifest import MANIFEST, Manifest, manifest
-from .pipeline import BEHIND_BYTES, Reader, Writer, ahead_bytes, running
+from .pipeline import BEHIND_BYTES, Reader, Writer, ahead_bytes
 from .plan import Job, Plan, make_plan
 from .progress import Callback, Clock, Converted, Event, Planned, Progress, ignore
 from .recipe import Recipe
@@ -46,8 +46,15 @@ def convert(
 ) -> Converted:
     """The events of `stream`, each given to `progress`; the last one."""
     done: Event | None = None
-    for done in stream(source, out, recipe, fast=fast, revision=revision, restart=restart):
-        progress(done)
+    events = stream(source, out, recipe, fast=fast, revision=revision, restart=restart)
+    try:
+        for done in events:
+            progress(done)
+    except BaseException as e:
+        # Ctrl-C is as likely to come while progress is shown: the conversion is to know why it
+        # ends, and says what is kept. (An error of its own just comes back.)
+        events.throw(e)
+        raise
     assert isinstance(done, Converted)
     return done
 
@@ -60,7 +67,7 @@ def stream(
     fast: bool = False,
     revision: str | None = None,
     restart: bool = False,
-) -> Iterator[Event]:
+) -> Generator[Event, None, None]:
     """Write `source` as the MLX folder `out`: first Planned, then Progress, last Converted.
 
     `source` is a local folder, or a repository of the Hub as `owner/name` (at `revision`: a
@@ -87,13 +94,10 @@ def stream(
         about = identity(plan, origin.describe(files), fast)
         clock, start = Clock(), perf_counter()
         with output(out, plan.layout, restart) as result, _small_cache():
-            try:
+            _begin(plan, result, about)
+            with _keeping(plan, result):
                 weights = yield from _carry_out(plan, result, about, fast, clock)
-            except (MaverickError, KeyboardInterrupt) as e:
-                if done := result.journal.done:
-                    share = _share(plan, done)
-                    e.args = (f"{e}; {share:.0%} is kept in {folder}: the same command goes on",)
-                raise
+                result.finish(out)
     yield _finished(out, clock, weights, perf_counter() - start)
 
 
@@ -101,18 +105,22 @@ def _carry_out(
     plan: Plan, result: Output, about: Mapping[str, Any], fast: bool, clock: Clock
 ) -> Generator[Event, None, int]:
     """Everything inside the `.partial` folder; returns how many weights were converted."""
-    _begin(plan, result, about)
+    result.prepare()
     todo = [(n, job) for n, job in enumerate(plan.jobs) if n not in result.journal.done]
-    count = plan.read_nbytes - sum(job.nbytes for _, job in todo)
+    total = plan.read_nbytes  # a sum over thousands of jobs, not to be formed for each of them
+    count = total - sum(job.nbytes for _, job in todo)
     yield _planned(plan, result, about, count)
 
-    reader, writer = Reader(plan.files, todo, clock), Writer(result, clock)
-    with running(reader, writer):
+    with (
+        closing(Writer(result, clock)) as writer,
+        closing(Reader(plan.files, todo, clock)) as reader,
+    ):
         for number, job, data in reader:
             run(job, data, writer, clock, fast)
             writer.end(number)
             count += job.nbytes
-            yield Progress("converting", count, plan.read_nbytes, str(job))
+            yield Progress("converting", count, total, str(job))
+        writer.finish()
 
     texts = plan.documents | {CARD: card(plan, about)}
     for name, text in texts.items():
@@ -132,22 +140,25 @@ def _carry_out(
 
 
 def _begin(plan: Plan, result: Output, about: Mapping[str, Any]) -> None:
-    """Check that what is there belongs to this conversion, then the disk, then the files."""
+    """Check that what is there belongs to this conversion, and that the disk has room."""
     log = result.journal
-    if log.done and log.identity is not None:
+    if log.done:
+        assert log.identity is not None
         journal.refuse_other(log.identity, about, result.folder, _share(plan, log.done))
+        result.tidy({*plan.sizes, CARD, MANIFEST})
+    else:
+        result.clear()
     plan.check_room(result.folder, result.allocated())
     if not log.done:
         log.begin(about)
-    fresh = result.prepare()
-    places = result.layout.places
-    lost = [
+    # Before the files are given their size, from when on they look as if nothing were missing.
+    missing, places = result.missing(), result.layout.places
+    log.forget(
         number
         for number in log.done
-        if any(places[e.name].shard in fresh for p in plan.jobs[number].parts for e in p.entries)
-    ]
-    if lost:
-        log.forget(lost)
+        if number >= len(plan.jobs)
+        or any(places[e.name].shard in missing for p in plan.jobs[number].parts for e in p.entries)
+    )
 
 
 def run(job: Job, data: Bytes, writer: Writer, clock: Clock, fast: bool = False) -> None:
@@ -209,6 +220,18 @@ def _finished(out: Path, clock: Clock, weights: int, seconds: float) -> Converte
 
 def _share(plan: Plan, done: Mapping[int, Any]) -> float:
     return sum(plan.jobs[n].nbytes for n in done if n < len(plan.jobs)) / plan.read_nbytes
+
+
+@contextmanager
+def _keeping(plan: Plan, result: Output) -> Iterator[None]:
+    """An error says what is kept."""
+    try:
+        yield
+    except (MaverickError, KeyboardInterrupt) as e:
+        if result.journal.done and result.folder.is_dir():
+            what = f"{_share(plan, result.journal.done):.0%} is kept in {result.folder}"
+            e.args = (f"{str(e) or 'interrupted'}; {what}: the same command goes on",)
+        raise
 
 
 @contextmanager

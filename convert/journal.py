@@ -1,23 +1,26 @@
 """The journal of a conversion: which jobs are on the disk for good, and what they wrote.
 
 Knows nothing of tensors. One line of JSON for what is being made of what, then one for each
-job: its number, and a CRC-32 of each range it wrote. A line is added only after the ranges
-are on the disk, so whatever the moment of a kill or a power cut, what it says is true; a last
-line cut short is dropped.
+job: its number, and a CRC-32 of each range it wrote; without CRCs, the job is to be done again.
+A line is added only after the ranges are on the disk, so whatever the moment of a kill or a
+power cut, what it says is true; a last line cut short is dropped.
 """
 
+import errno
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mlx_maverick.errors import UsageError
+from mlx_maverick.errors import DoesNotFit, MaverickError, UsageError
 
 # Lies in every .partial folder and is locked as long as its converter lives. A folder without
 # it is somebody else's, and is never touched.
 NAME = ".mlx-maverick-converting"
 VERSION = 1
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 Done = dict[int, list[int]]  # CRCs by job
 
@@ -25,15 +28,16 @@ Done = dict[int, list[int]]  # CRCs by job
 class Journal:
     """An open journal, at its end."""
 
-    def __init__(self, file: int):
-        """`file` is the descriptor of an existing journal, which stays the caller's."""
-        self._file = file
-        self.identity, self.done, self._size = _parse(_read(file))
+    def __init__(self, file: int, folder: Path):
+        """`file` is the descriptor of the journal in `folder`, and stays the caller's.
+
+        Raises UsageError for one that another version wrote."""
+        self._file, self._folder = file, folder
+        self.identity, self.done, self._size = _parse(_read(file), folder)
 
     def begin(self, identity: Mapping[str, Any]) -> None:
         """Start anew, for a conversion that is told from others by `identity` (JSON values)."""
         self.identity, self.done, self._size = dict(identity), {}, 0
-        os.ftruncate(self._file, 0)
         self._append(json.dumps({"version": VERSION, **identity}))
 
     def add(self, jobs: Mapping[int, list[int]]) -> None:
@@ -43,28 +47,31 @@ class Journal:
 
     def forget(self, jobs: Iterable[int]) -> None:
         """Have these done again."""
-        kept = {number: crcs for number, crcs in self.done.items() if number not in set(jobs)}
-        assert self.identity is not None
-        self.begin(self.identity)
-        if kept:
-            self.add(kept)
+        lost = sorted(set(jobs))
+        if lost:
+            self._append("\n".join(json.dumps([number]) for number in lost))
+        self.done = {number: crcs for number, crcs in self.done.items() if number not in lost}
 
     def _append(self, lines: str) -> None:
         text = lines.encode() + b"\n"
-        while text:  # at a place of our own choosing: what a kill cut short is written over
-            written = os.pwrite(self._file, text, self._size)
-            self._size += written
-            text = text[written:]
-        os.ftruncate(self._file, self._size)
-        sync(self._file)
+        with writing(self._folder):
+            os.ftruncate(self._file, self._size)  # without what a kill cut short
+            while text:
+                written = os.pwrite(self._file, text, self._size)
+                self._size += written
+                text = text[written:]
+            sync(self._file)
 
 
 def read(folder: Path) -> dict[str, Any] | None:
-    """What the conversion begun in `folder` is told by; None if there is none."""
+    """What the conversion begun in `folder` is told by; None if there is none.
+
+    Raises as Journal."""
     try:
-        return _parse((folder / NAME).read_bytes())[0]
+        data = (folder / NAME).read_bytes()
     except OSError:
         return None
+    return _parse(data, folder)[0]
 
 
 def refuse_other(
@@ -92,6 +99,20 @@ def _difference(found: Any, wanted: Any) -> tuple[str, str]:
     return texts[0][:80], texts[1][:80]
 
 
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """What the disk of `folder` refuses, told as it is to be told."""
+    try:
+        yield
+    except OSError as e:
+        if e.errno in FULL:
+            why = "became full; make room, and give the same command again"
+            raise DoesNotFit(f"the disk of {folder} {why}") from None
+        raise MaverickError(
+            f"{folder} cannot be written ({e.strerror}); mend its disk, or choose another output"
+        ) from e
+
+
 def sync(file: int) -> None:
     """Wait until a file is on the disk. macOS's fsync hands it to the drive, which may still
     lose it in a power cut; F_FULLFSYNC waits for the drive (man 2 fsync there)."""
@@ -112,7 +133,7 @@ def _read(file: int) -> bytes:
     return os.pread(file, size, 0)
 
 
-def _parse(data: bytes) -> tuple[dict[str, Any] | None, Done, int]:
+def _parse(data: bytes, folder: Path) -> tuple[dict[str, Any] | None, Done, int]:
     """Identity, jobs, and bytes of whole lines; without a whole first line nothing was done."""
     lines = data.split(b"\n")[:-1]  # what follows the last newline was cut short
     identity: dict[str, Any] | None = None
@@ -124,12 +145,19 @@ def _parse(data: bytes) -> tuple[dict[str, Any] | None, Done, int]:
         except ValueError:  # a power cut may leave zeros
             break
         if identity is None:
-            if not isinstance(value, dict) or value.pop("version", None) != VERSION:
+            if not isinstance(value, dict):
                 break
+            if value.pop("version", None) != VERSION:
+                raise UsageError(
+                    f"{folder} was begun by another version of mlx-maverick; finish it with that "
+                    "one, choose another --out, or discard it with --restart"
+                )
             identity = value
         else:
-            if not isinstance(value, list) or not all(type(n) is int for n in value):
+            if not value or not isinstance(value, list) or not all(type(n) is int for n in value):
                 break
-            done[value[0]] = value[1:]
+            done.pop(value[0], None)
+            if value[1:]:
+                done[value[0]] = value[1:]
         size += len(line) + 1
     return identity, done, size

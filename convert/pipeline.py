@@ -8,8 +8,7 @@ import queue
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from threading import Condition, Thread
+from threading import Thread
 from time import monotonic
 from zlib import crc32
 
@@ -66,8 +65,9 @@ class Reader:
             self._spare.append(buffer)
 
     def close(self) -> None:
-        """Drop what is not read yet; returns when no thread reads any more."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        """Drop what is not read yet. Reads under way end by themselves, or when their files are
+        closed: over a network that fell silent, that is all that ends them."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
     @staticmethod
     def _near(job: Job, ahead: int, jobs: int) -> bool:
@@ -112,20 +112,23 @@ class Writer:
         self._output, self._clock = output, clock
         # A piece to write, the number of a job that is complete, or the end.
         self._queue: queue.SimpleQueue[_Piece | int | None] = queue.SimpleQueue()
+        # Bytes of each piece once it is written. Queues and no locks: Ctrl-C may come between
+        # taking a lock and the block that gives it back, and the thread would wait for ever.
+        self._written: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._pending = 0
-        self._room = Condition()
         self._error: BaseException | None = None
+        self._hurry = self._ended = False
         self._thread = Thread(target=self._run, name="write", daemon=True)
         self._thread.start()
 
     def put(self, entry: int, name: str, offset: int, data: NDArray[np.generic]) -> None:
         """Write `data` at `offset` into the tensor `name`, which is the job's `entry`-th; the
         pieces of an entry come in order. Raises what an earlier write raised."""
-        with self._clock.on("waiting_for_writes"), self._room:
+        with self._clock.on("waiting_for_writes"):
             while self._pending > BEHIND_BYTES and not self._error:
-                self._room.wait()
-            self._check()
-            self._pending += data.nbytes
+                self._pending -= self._written.get()
+        self._check()
+        self._pending += data.nbytes
         self._queue.put((entry, name, offset, data))
 
     def end(self, number: int) -> None:
@@ -136,12 +139,21 @@ class Writer:
         """Wait until everything is durable and noted."""
         self._queue.put(None)
         with self._clock.on("waiting_for_writes"):
-            self._thread.join()
+            # Not Thread.join: interrupted once, it takes a running thread for one that has
+            # ended (CPython before 3.13, bpo-45274).
+            while not self._ended:
+                self._written.get()
         self._check()
 
     def close(self) -> None:
-        """The same after an error elsewhere: whole jobs are still noted."""
-        self._queue.put(None)
+        """End the thread, also after an error elsewhere: whole jobs are still noted. Interrupted
+        now, it gives them up; but nothing writes to the folder any more when it returns."""
+        while not self._ended:
+            try:
+                self._queue.put(None)
+                self._written.get()
+            except KeyboardInterrupt:
+                self._hurry = True
         self._thread.join()
 
     def _check(self) -> None:
@@ -153,7 +165,7 @@ class Writer:
         written: dict[int, list[int]] = {}
         synced = monotonic()
         try:
-            while (item := self._queue.get()) is not None:
+            while (item := self._queue.get()) is not None and not self._hurry:
                 with self._clock.on("writing"):
                     if isinstance(item, int):
                         written[item] = [crcs[entry] for entry in sorted(crcs)]
@@ -165,31 +177,17 @@ class Writer:
                     entry, name, offset, data = item
                     crcs[entry] = crc32(data.data.cast("B"), crcs.get(entry, 0))
                     self._output.write(name, offset, data)
-                with self._room:
-                    self._pending -= data.nbytes
-                    self._room.notify()
+                self._written.put(data.nbytes)
             with self._clock.on("writing"):
-                self._note(written)
+                if not self._hurry:
+                    self._note(written)
         except BaseException as e:  # noqa: BLE001 - raised again by the thread that waits
-            with self._room:
-                self._error = e
-                self._room.notify()
+            self._error = e
+        self._ended = True
+        self._written.put(0)  # wakes who waits
 
     def _note(self, written: dict[int, list[int]]) -> None:
         if written:
             self._output.sync()
             self._output.journal.add(written)
             written.clear()
-
-
-@contextmanager
-def running(reader: Reader, writer: Writer) -> Iterator[None]:
-    """For the time of a block; no thread outlives it. At its end everything is durable."""
-    try:
-        yield
-    except BaseException:
-        reader.close()
-        writer.close()
-        raise
-    reader.close()
-    writer.finish()

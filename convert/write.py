@@ -4,7 +4,6 @@ Knows files and offsets, nothing of models. Slices may be written in any order, 
 threads.
 """
 
-import errno
 import fcntl
 import os
 from collections.abc import Iterator
@@ -14,15 +13,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mlx_maverick.errors import DoesNotFit, MaverickError, NotFound, UsageError
+from mlx_maverick.errors import MaverickError, NotFound, UsageError
 
+from .journal import FULL, Journal, sync, writing
 from .journal import NAME as JOURNAL
-from .journal import Journal, sync
 from .layout import Layout, Shard
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
 # What the Finder and disks without extended attributes put into folders.
 DROPPINGS = (".DS_Store", "._*")
+PARTIAL = ".partial"
 
 
 class Output:
@@ -32,21 +31,24 @@ class Output:
         self.folder, self.journal, self.layout = folder, journal, layout
         self._unsynced: set[str] = set()
 
-    def prepare(self) -> set[str]:
-        """Give every weight file its final size and its header; the names of those that were
-        not there in that size, so that nothing in them counts."""
-        fresh = set()
+    def missing(self) -> set[str]:
+        """Weight files that are not there in their final size, so that nothing in them counts."""
+        return {shard.name for shard in self.layout.shards if not self._whole(shard)}
+
+    def prepare(self) -> None:
+        """Give every weight file its final size and its header; one of another size is emptied
+        first."""
         for shard in self.layout.shards:
-            with full_disk(self.folder):
-                if not self._whole(shard):
-                    fresh.add(shard.name)
-                with _opened(self.folder / shard.name, os.O_RDWR | os.O_CREAT) as file:
-                    if shard.name in fresh:
-                        os.ftruncate(file, 0)
-                    _reserve(file, shard.nbytes)
-                    _pwrite(file, shard.header, 0)
+            whole = self._whole(shard)
+            with (
+                writing(self.folder),
+                _opened(self.folder / shard.name, os.O_RDWR | os.O_CREAT) as file,
+            ):
+                if not whole:
+                    os.ftruncate(file, 0)
+                _reserve(file, shard.nbytes)
+                _pwrite(file, shard.header, 0)
             self._unsynced.add(shard.name)
-        return fresh
 
     def allocated(self) -> int:
         """Bytes of the disk that the weight files have already."""
@@ -59,7 +61,7 @@ class Output:
         if offset + data.nbytes > place.nbytes:
             raise ValueError(f"{data.nbytes} bytes at {offset} do not fit into {name}")
         with (
-            full_disk(self.folder),
+            writing(self.folder),
             _opened(self.folder / place.shard, os.O_WRONLY) as file,
         ):
             _pwrite(file, data.data.cast("B"), place.offset + offset)
@@ -67,16 +69,20 @@ class Output:
 
     def add(self, name: str, text: bytes) -> None:
         """Write a whole small file."""
-        with full_disk(self.folder):
+        with writing(self.folder):
             (self.folder / name).write_bytes(text)
         self._unsynced.add(name)
 
     def sync(self) -> None:
         """Wait until everything written so far is on the disk."""
         names, self._unsynced = self._unsynced, set()
-        with full_disk(self.folder):
+        with writing(self.folder):
             for name in sorted(names):
                 _sync(self.folder / name)
+
+    def clear(self) -> None:
+        """Remove everything but the journal: of a conversion of which nothing is done."""
+        _empty(self.folder)
 
     def tidy(self, planned: set[str]) -> None:
         """Remove what a file manager left. Raises UsageError for a file that was not `planned`,
@@ -89,6 +95,18 @@ class Output:
                     f"{self.folder} holds {path.name}, not of this conversion; move it away"
                 )
 
+    def finish(self, out: Path) -> None:
+        """Rename the whole folder to `out`. The journal goes last: a folder that still has it is
+        known to be ours, and complete if it has its final name (see `completed`)."""
+        self.sync()
+        if os.path.lexists(out):  # rename would replace an empty folder
+            raise UsageError(f"{out} was created meanwhile; move it away")
+        with writing(self.folder):
+            _sync(self.folder)
+            self.folder.rename(out)
+            _sync(out.parent)
+            (out / JOURNAL).unlink(missing_ok=True)  # by `completed`, of another run
+
     def _whole(self, shard: Shard) -> bool:
         path = self.folder / shard.name
         return path.is_file() and path.stat().st_size == shard.nbytes
@@ -99,6 +117,11 @@ def check_target(source: Path | None, out: Path) -> None:
 
     Raises UsageError or NotFound.
     """
+    if out.name.endswith(PARTIAL):
+        raise UsageError(
+            f"{out} is what an unfinished conversion is called; choose another output, or "
+            f"{out.with_name(out.name.removesuffix(PARTIAL))} to go on with it"
+        )
     if os.path.lexists(out):
         raise UsageError(f"{out} exists already; choose another output or remove it")
     if not out.parent.is_dir():
@@ -109,50 +132,37 @@ def check_target(source: Path | None, out: Path) -> None:
 
 def partial(out: Path) -> Path:
     """Where `out` is written until it is whole."""
-    return out.with_name(out.name + ".partial")
+    return Path(f"{out}{PARTIAL}")
 
 
 @contextmanager
 def output(out: Path, layout: Layout, restart: bool = False) -> Iterator[Output]:
-    """The `.partial` folder, new or as an earlier run left it (`restart`: emptied), renamed to
-    `out` at the end of the block. Left by an exception, it stays if any job of its is done."""
+    """The `.partial` folder, new or as an earlier run left it (`restart`: emptied), locked for
+    the time of the block. After an exception it stays if any job of its is done."""
     folder = partial(out)
     lock = _claim(folder)
     try:
         if restart:
             _empty(folder)
             os.ftruncate(lock, 0)
-        result = Output(folder, Journal(lock), layout)
+        result = Output(folder, Journal(lock, folder), layout)
         try:
             yield result
-            finish(result, out)
         except BaseException:
             if not result.journal.done:
-                with suppress(OSError):  # the error under way is the one to tell
+                with suppress(OSError, UsageError):  # the error under way is the one to tell
                     _remove(folder)
             raise
     finally:
         os.close(lock)
 
 
-def finish(result: Output, out: Path) -> None:
-    """Rename the whole folder. The journal goes last: a folder that still has it is known to
-    be ours, and complete if it has its final name (see `completed`)."""
-    result.sync()
-    _sync(result.folder)
-    if os.path.lexists(out):  # rename would replace an empty folder
-        raise UsageError(f"{out} was created meanwhile; choose another output")
-    result.folder.rename(out)
-    _sync(out.parent)
-    (out / JOURNAL).unlink()
-
-
 def completed(out: Path) -> bool:
     """Whether `out` is a conversion that was killed between its last two steps; if so, the
-    last one is made up for."""
-    if not (out / JOURNAL).is_file():
+    last one is made up for. (Not if `out` names another conversion's `.partial` folder.)"""
+    if out.name.endswith(PARTIAL) or not (out / JOURNAL).is_file():
         return False
-    (out / JOURNAL).unlink()
+    (out / JOURNAL).unlink(missing_ok=True)
     return True
 
 
@@ -243,16 +253,3 @@ def _opened(path: Path, flags: int) -> Iterator[int]:
         yield file
     finally:
         os.close(file)
-
-
-@contextmanager
-def full_disk(folder: Path) -> Iterator[None]:
-    """Say so if the disk is full."""
-    try:
-        yield
-    except OSError as e:
-        if e.errno not in FULL:
-            raise
-        raise DoesNotFit(
-            f"the disk of {folder} became full; make room and give the same command again"
-        ) from None

@@ -28,7 +28,7 @@ class Files(Protocol):
     def read(self, name: str, offset: int, buffer: memoryview) -> None:
         """Fill `buffer` (bytes) from `offset` of the file.
 
-        Raises BadCheckpoint if the file ends too early, NotFound without it.
+        Raises BadCheckpoint if the file ends too early or cannot be read, NotFound without it.
         """
 
 
@@ -65,16 +65,25 @@ class Folder:
         return self.folder / name
 
     def read(self, name: str, offset: int, buffer: memoryview) -> None:
-        file = os.open(self.folder / name, os.O_RDONLY | os.O_CLOEXEC)
+        path = self.folder / name
         try:
-            filled = 0
-            while filled < len(buffer):
-                count = os.preadv(file, [buffer[filled:]], offset + filled)
-                if count == 0:
-                    raise BadCheckpoint(
-                        f"{self.folder / name} ends before byte {offset + len(buffer)}; is it "
-                        "still being downloaded?"
-                    )
-                filled += count
-        finally:
-            os.close(file)
+            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                _fill(file, path, offset, buffer)
+            finally:
+                os.close(file)
+        except FileNotFoundError:
+            raise NotFound(f"{path} is missing; download it again") from None
+        except OSError as e:
+            raise BadCheckpoint(f"{path} cannot be read ({e.strerror})") from e
+
+
+def _fill(file: int, path: Path, offset: int, buffer: memoryview) -> None:
+    filled = 0
+    while filled < len(buffer):
+        count = os.preadv(file, [buffer[filled:]], offset + filled)
+        if count == 0:
+            raise BadCheckpoint(
+                f"{path} ends before byte {offset + len(buffer)}; is it still being downloaded?"
+            )
+        filled += count

@@ -73,14 +73,12 @@ def run(args: argparse.Namespace) -> int:
     name = recipe if isinstance(recipe, str) else recipe.name
     out: Path = args.out or Path(f"{Path(source).resolve().name}-{name}")
 
-    from ..convert.conversion import stream  # loads mlx
+    from ..convert.conversion import convert  # loads mlx
 
     report = Report(args.json)
+    how = {"fast": args.fast, "revision": args.revision, "restart": args.restart}
     try:
-        for event in stream(
-            source, out, recipe, fast=args.fast, revision=args.revision, restart=args.restart
-        ):
-            report.show(event)
+        convert(source, out, recipe, report.show, **how)
     finally:
         report.close()
     return 0

@@ -64,7 +64,8 @@ class Report:
         if event.stage != self._stage:
             self._stage, self._seen = event.stage, deque()
         self._seen.append((now, event.done))
-        while now - self._seen[0][0] > RATE_SECONDS:
+        # One that is older stays: pieces may take longer than that, over a network.
+        while len(self._seen) > 2 and now - self._seen[1][0] >= RATE_SECONDS:
             self._seen.popleft()
         ended = event.done == event.total
         if self.as_json:

@@ -3,9 +3,12 @@
 Knows nothing of verbs.
 """
 
+import os
 import sys
 import unicodedata
 from typing import TextIO
+
+COLUMNS = 80  # of a terminal that does not tell
 
 
 def printable(text: str) -> str:
@@ -31,7 +34,9 @@ class StatusLine:
 
     def show(self, text: str) -> None:
         if self.live:
-            self.stream.write("\r\x1b[K" + printable(text).replace("\n", " "))
+            text = printable(text).replace("\n", " ")
+            # One that wraps could not be rewritten, only its last row.
+            self.stream.write("\r\x1b[K" + text[: _columns(self.stream) - 1])
             self.stream.flush()
             self.shown = True
 
@@ -46,3 +51,10 @@ class StatusLine:
         self.clear()
         self.stream.write(printable(text).replace("\n", " ") + "\n")
         self.stream.flush()
+
+
+def _columns(stream: TextIO) -> int:
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or COLUMNS
+    except OSError:  # no descriptor, or of no terminal
+        return COLUMNS
