@@ -24,7 +24,7 @@ LICENSE = {"license": "other", "license_name": "llama4", "license_link": "LICENS
 
 
 def card(plan: Plan, about: Mapping[str, Any]) -> bytes:
-    """The card of a conversion of this identity (see `manifest.identity`)."""
+    """The card of a conversion of this identity (see `identity`)."""
     source, recipe = about["source"], about["recipe"]["name"]
     theirs = _metadata(plan)
     base = source.get("repo") or theirs.get("base_model")

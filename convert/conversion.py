@@ -10,27 +10,25 @@ from time import perf_counter
 from typing import Any
 
 import mlx.core as mx
-import numpy as np
-from numpy.typing import NDArray
 
 from mlx_maverick.errors import BadCheckpoint, MaverickError
 
 from . import journal, origin
 from .card import CARD, card
 from .hashes import Extent, hash_files
-from .manifest import MANIFEST, Manifest, identity, manifest
-from .pipeline import Reader, Writer, running
-from .plan import Job, Part, Plan, make_plan
+from .identity import identity
+from .manifest import MANIFEST, Manifest, manifest
+from .pipeline import BEHIND_BYTES, Reader, Writer, ahead_bytes, running
+from .plan import Job, Plan, make_plan
 from .progress import Callback, Clock, Converted, Event, Planned, Progress, ignore
-from .quantise import quantise
 from .recipe import Recipe
-from .source import Bytes, Raw
+from .source import Bytes
+from .values import BLOCK_WEIGHTS, TEMPORARY_BYTES, blocks, values
 from .verify import verify_layout
 from .write import Output, check_target, completed, output, partial
 
-# Weights quantised at once: few enough for temporaries to stay in the processor's cache,
-# enough to keep a GPU busy.
-BLOCK_WEIGHTS = 2 << 20
+# Python with MLX, numpy and the Hub's client; 0.25 GB seen on Linux.
+PROCESS_BYTES = 400 << 20
 # Freed buffers MLX may keep for the next slice. Its own limit is all of the memory.
 CACHE_BYTES = 256 << 20
 KEEP = "keep"  # instead of a recipe: an MLX folder keeps its quantisation
@@ -157,28 +155,13 @@ def run(job: Job, data: Bytes, writer: Writer, clock: Clock, fast: bool = False)
     entry = 0
     for part in job.parts:
         entries, rows = part.entries, part.piece.encoding.shape[0]
-        step = max(1, BLOCK_WEIGHTS * rows // max(1, part.size))
-        for start in range(0, rows, step):
-            stop = min(start + step, rows)
+        for start, stop in blocks(part):
             with clock.on("quantising"):
-                arrays = _values(part, data, start, stop, fast)
-            for i, (made, values) in enumerate(zip(entries, arrays, strict=True)):
+                arrays = values(part, data, start, stop, fast)
+            for i, (made, array) in enumerate(zip(entries, arrays, strict=True)):
                 first, nbytes = part.extent(made)
-                writer.put(entry + i, made.name, first + nbytes // rows * start, values)
+                writer.put(entry + i, made.name, first + nbytes // rows * start, array)
         entry += len(entries)
-
-
-def _values(
-    part: Part, data: Bytes, start: int, stop: int, fast: bool
-) -> list[NDArray[np.generic]]:
-    """What rows of a part become, one array for each of its entries."""
-    values = part.piece.encoding.rows(data, start, stop)
-    if isinstance(part.piece.encoding, Raw):
-        mx.eval(values)
-        return [np.array(values, copy=False)]
-    made = quantise(values, part.piece.name, part.quant, fast)
-    # numpy has no bfloat16.
-    return [np.array(a.view(mx.uint16) if a.dtype == mx.bfloat16 else a, copy=False) for a in made]
 
 
 def _extents(plan: Plan, result: Output) -> dict[str, list[Extent]]:
@@ -192,6 +175,14 @@ def _extents(plan: Plan, result: Output) -> dict[str, list[Extent]]:
     return extents
 
 
+def peak_bytes(plan: Plan) -> int:
+    """Most memory a conversion takes: the same however large the model is, because its largest
+    slice is what counts. An upper estimate."""
+    block = TEMPORARY_BYTES * BLOCK_WEIGHTS[mx.default_device().type]
+    texts = sum(map(len, plan.documents.values()))
+    return PROCESS_BYTES + texts + ahead_bytes(plan.jobs) + BEHIND_BYTES + block + CACHE_BYTES
+
+
 def _planned(plan: Plan, result: Output, about: Mapping[str, Any], done: int) -> Planned:
     source = about["source"]
     return Planned(
@@ -203,6 +194,7 @@ def _planned(plan: Plan, result: Output, about: Mapping[str, Any], done: int) ->
         to_read=plan.read_nbytes,
         done=done,
         nbytes=plan.nbytes,
+        memory=peak_bytes(plan),
         weights=plan.weights,
         layers=plan.config.text.num_hidden_layers,
     )

@@ -26,7 +26,6 @@ from .source import FLOATS, FP8, Encoding, Floats, Packed, Scaled, Slice
 BLOCK_BYTES = 64 << 20
 # How activations were quantised. Weights do not depend on it.
 OF_ACTIVATIONS = (".input_scale", ".input_scale_ub", "_proj_input_scale_ub")
-METHODS = (None, "compressed-tensors", "fbgemm_fp8")
 # Of compressed-tensors with fewer than 8 bits.
 PACKED = ".weight_packed"
 # Group sizes and bits of each mode of MLX, see its `quantize`.
@@ -66,7 +65,7 @@ class Source:
         self.mlx = any(name.endswith(".experts.gate_proj.weight") for name in self.tensors)
         method = None if self.mlx else config.source_quantization
         packed = next((name for name in self.tensors if name.endswith(PACKED)), None)
-        if packed or method not in METHODS:
+        if packed or method not in (None, *published.READ_METHODS):
             raise UsageError(
                 f"{self.where} is quantised with {method or packed}{' (packed)' if packed else ''}"
                 ", which cannot be read; convert the published BF16 or FP8 checkpoint"

@@ -4,21 +4,16 @@ Knows nothing of models. It holds no time and no absolute path: two runs give th
 and a folder put on the Hub does not tell its maker's directory names.
 """
 
-import importlib.metadata
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
-
-from mlx_maverick import __version__
 from mlx_maverick.config import read_json
 from mlx_maverick.errors import BadCheckpoint
 
 from .hashes import File
 from .layout import json_bytes
-from .plan import Plan
 
 MANIFEST = "maverick.json"
 VERSION = 1
@@ -53,23 +48,7 @@ class Manifest:
         return Manifest(recipe, files)
 
 
-def identity(plan: Plan, source: Mapping[str, Any], fast: bool) -> dict[str, Any]:
-    """What is made of what, and with what: the conversions of equal identity give equal bytes.
-    JSON values."""
-    recipe = plan.recipe
-    return {
-        "recipe": recipe.describe() if recipe else {"name": "keep"},
-        "quantiser": "none" if not recipe else "min-max" if fast else "least squares",
-        "source": {**source, "form": plan.form, "fingerprint": plan.fingerprint},
-        "tools": {
-            "mlx-maverick": __version__,
-            "mlx": importlib.metadata.version("mlx"),
-            "device": str(mx.default_device().type).rpartition(".")[2],
-        },
-    }
-
-
 def manifest(about: Mapping[str, Any], files: Mapping[str, File]) -> bytes:
-    """The text of maverick.json for a conversion of this identity."""
+    """The text of maverick.json for a conversion of this identity (see `identity`)."""
     named = {name: asdict(files[name]) for name in sorted(files)}
     return json_bytes({"version": VERSION, **about, "files": named})

@@ -6,7 +6,7 @@ that computes them until they are evaluated. Both directions are bounded in byte
 
 import queue
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from threading import Condition, Thread
@@ -31,6 +31,11 @@ READERS = 4  # threads; one alone does not fill an SSD's queue
 BEHIND_BYTES = 128 << 20
 # How often what was written is made durable and noted: what a kill may cost.
 SYNC_SECONDS = 5.0
+
+
+def ahead_bytes(jobs: Iterable[Job]) -> int:
+    """Most that is held of the source at once."""
+    return max(AHEAD_BYTES, max((job.nbytes for job in jobs), default=0))
 
 
 class Reader:

@@ -23,6 +23,7 @@ class Planned:
     to_read: int  # of the source, in all
     done: int  # of these, by an earlier run that is now resumed
     nbytes: int  # of the output
+    memory: int  # that converting takes at most, an upper estimate
     weights: int
     layers: int
 

@@ -15,6 +15,9 @@ Named = Iterator[tuple[str, Shape]]
 GATE_UP = ".experts.gate_up_proj"  # [E, in, 2F]: gate first, then up
 DOWN = ".experts.down_proj"  # [E, F, out]
 
+# `quant_method` of the FP8 checkpoints: Meta's own, and what transformers' fbgemm writes.
+READ_METHODS = ("compressed-tensors", "fbgemm_fp8")
+
 
 def shapes(config: ModelConfig) -> dict[str, Shape]:
     """Every tensor of the checkpoint this config describes, in the order of computation."""

@@ -16,9 +16,9 @@ from .search import search
 def quantise(
     matrix: mx.array, name: str, quant: Quant | None, fast: bool = False
 ) -> list[mx.array]:
-    """The values of `outputs.entries(name, ...)`, evaluated, for rows [rows, in] of a matrix or
-    part of a vector, in bfloat16 or float32. A group never spans two rows, so rows may come in
-    any pieces.
+    """The values of `outputs.entries(name, ...)`, evaluated, for rows [rows, in] of a matrix, or
+    part of a vector, in bfloat16 or float32. A group never spans two rows, so rows may come in any
+    pieces.
 
     With `fast` a group's scale and bias are those of its smallest and largest weight, else
     those of least squared error. Raises BadCheckpoint if a value is beyond what bf16 can hold.

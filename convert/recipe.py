@@ -7,7 +7,7 @@ in groups of 128. Rules change single classes or layers.
 import re
 import tomllib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -93,6 +93,12 @@ class Recipe:
             "rest": asdict(self.rest),
             "rules": [rule.text for rule in self.rules],
         }
+
+    @staticmethod
+    def described(raw: Mapping[str, Any]) -> "Recipe":
+        """The recipe that `describe` described. KeyError or TypeError if it did not."""
+        rules = tuple(Rule.parse(rule) for rule in raw["rules"])
+        return Recipe(raw["name"], Quant(**raw["experts"]), Quant(**raw["rest"]), rules)
 
     @staticmethod
     def parse(text: str, rules: Sequence[str] = ()) -> "Recipe":

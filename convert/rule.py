@@ -131,11 +131,8 @@ class Rule:
             low, _, high = part.partition("-")
             start, stop = int(low), int(high or low)
             if start > stop or stop > last:
-                raise UsageError(
-                    f"{self.text!r}: there are no layers {part}; this model has 0 to {last}"
-                    if high
-                    else f"{self.text!r}: there is no layer {part}; this model has 0 to {last}"
-                )
+                no = f"are no layers {part}" if high else f"is no layer {part}"
+                raise UsageError(f"{self.text!r}: there {no}; this model has 0 to {last}")
             found = [n for n in there if start <= n <= stop]
             if not found:
                 raise UsageError(

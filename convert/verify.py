@@ -1,4 +1,4 @@
-"""Whether a converted folder is whole: headers, index, and the hash of every file.
+"""Whether a converted folder is whole: headers, index, shapes, and the hash of every file.
 
 Knows nothing of how it was made; any folder with a maverick.json can be checked.
 """
@@ -7,13 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mlx_maverick.checkpoint import INDEX, Checkpoint
-from mlx_maverick.config import read_json
+from mlx_maverick.config import ModelConfig, read_json
 from mlx_maverick.errors import BadCheckpoint
 
+from .formats import Source
 from .hashes import hash_files
 from .layout import Layout
 from .manifest import Manifest
 from .progress import Progress, ignore
+from .source import Packed
 
 
 def verify(folder: Path, progress: Callable[[Progress], None] = ignore) -> Manifest:
@@ -26,6 +28,7 @@ def verify(folder: Path, progress: Callable[[Progress], None] = ignore) -> Manif
     size = read_json(folder / INDEX).get("metadata", {}).get("total_size")
     if size != checkpoint.nbytes:
         raise _changed(f"{folder / INDEX} counts {size} bytes, the shards {checkpoint.nbytes}")
+    _check_shapes(folder, checkpoint)
     manifest = Manifest.read(folder)
     unknown = [file.name for file in checkpoint.files if file.name not in manifest.files]
     if unknown:
@@ -46,6 +49,21 @@ def verify(folder: Path, progress: Callable[[Progress], None] = ignore) -> Manif
         if hashed.sha256 != manifest.files[name].sha256:
             raise _changed(f"{folder / name} is not what was written")
     return manifest
+
+
+def _check_shapes(folder: Path, checkpoint: Checkpoint) -> None:
+    """Raise BadCheckpoint unless names, shapes and bits are those that config.json implies."""
+    config = ModelConfig.from_folder(folder)
+    source = Source(checkpoint, config)
+    if not source.mlx:
+        raise _changed(f"{folder} is not an MLX folder")
+    for piece in (piece for pieces in source.pieces() for piece in pieces if piece.first == 0):
+        path, encoding = piece.name.removesuffix(".weight"), piece.encoding
+        said = config.quantization.of(path) if config.quantization else None
+        if isinstance(encoding, Packed) and encoding.quant != said:
+            raise _changed(
+                f"{folder / 'config.json'} says {said} of {path}, stored is {encoding.quant}"
+            )
 
 
 def verify_layout(folder: Path, layout: Layout) -> None:

@@ -20,12 +20,12 @@ if TYPE_CHECKING:  # at run time inside functions: the converter's plan reads bu
 
 __all__ = [
     "DEFAULT_CONTEXT", "KV_STEP", "PREFILL_STEP", "Budget", "Pressure", "Reading", "advice",
-    "check", "kv_bytes", "longest_context", "machine_limit", "read", "recipe_bytes",
-    "set_limits", "smaller_recipe",
-    "usable", "working_bytes",
+    "check", "kv_bytes", "longest_context", "machine_limit", "raise_limit", "read",
+    "recipe_bytes", "set_limits", "smaller_recipe", "usable", "working_bytes",
 ]  # fmt: skip
 
 KV_STEP = 256  # tokens; KV caches grow by this much
+KV_GROUP_SIZE = 64  # of quantised caches; as in mlx-lm
 PREFILL_STEP = 2048  # tokens of one prefill step, unless asked otherwise; as in mlx-lm
 
 # What is left to the system when the rest is ours. A judgement: macOS with a few programs; a
@@ -45,12 +45,18 @@ MAX_TILES = 17  # of one picture: 16 and the whole
 ACTIVATION_BYTES = 4
 
 
-def kv_bytes(text: TextConfig, context: int, element_bytes: int = 2) -> int:
+def kv_bytes(
+    text: TextConfig, context: int, element_bytes: int = 2, bits: int | None = None
+) -> int:
     """Bytes of the KV cache with `context` tokens in it.
 
-    A chunked layer never holds more than its chunk. `element_bytes` is 2 for bf16.
+    A chunked layer never holds more than its chunk. `element_bytes` is 2 for bf16. Quantised
+    to `bits`, each group also has a scale and a bias of that size.
     """
-    per_token = 2 * text.num_key_value_heads * text.head_dim * element_bytes
+    elements = 2 * text.num_key_value_heads * text.head_dim
+    per_token = elements * element_bytes
+    if bits is not None:
+        per_token = elements * bits // 8 + 2 * element_bytes * elements // KV_GROUP_SIZE
     rounded = math.ceil(context / KV_STEP) * KV_STEP
     tokens = sum(
         min(rounded, text.attention_chunk_size) if chunked else rounded
@@ -97,6 +103,7 @@ class Budget:
     kv: int
     working: int
     element_bytes: int = 2  # of a cached value: 2 for bf16
+    kv_bits: int | None = None  # of a quantised cache
 
     @property
     def total(self) -> int:
@@ -109,11 +116,12 @@ class Budget:
         context: int,
         prefill_step: int = PREFILL_STEP,
         element_bytes: int = 2,
+        kv_bits: int | None = None,
     ) -> "Budget":
         """The budget of `weights` bytes at `context` tokens."""
-        kv = kv_bytes(config.text, context, element_bytes)
+        kv = kv_bytes(config.text, context, element_bytes, kv_bits)
         working = working_bytes(config, prefill_step)
-        return Budget(config, context, weights, kv, working, element_bytes)
+        return Budget(config, context, weights, kv, working, element_bytes, kv_bits)
 
 
 def longest_context(budget: Budget, limit: int) -> int:
@@ -123,7 +131,8 @@ def longest_context(budget: Budget, limit: int) -> int:
     low, high = 0, text.max_position_embeddings // KV_STEP
     while low < high:
         middle = (low + high + 1) // 2
-        if kv_bytes(text, middle * KV_STEP, budget.element_bytes) <= room:
+        tokens = middle * KV_STEP
+        if kv_bytes(text, tokens, budget.element_bytes, budget.kv_bits) <= room:
             low = middle
         else:
             high = middle - 1
@@ -199,7 +208,7 @@ def advice(budget: Budget, limit: int, memory: int | None = None) -> str:
     if context >= MIN_CONTEXT:
         ways.append(f"use --context {context}")
     if budget.total <= raisable:
-        ways.append(_raise_limit(budget.total, raisable))
+        ways.append(_raise(budget.total, raisable))
     if ways:
         return ", or ".join(ways)
     for ceiling in dict.fromkeys((limit, raisable)):
@@ -208,18 +217,22 @@ def advice(budget: Budget, limit: int, memory: int | None = None) -> str:
             convert = f"convert it with the smaller recipe {recipe.name} ({gb(size)})"
             if ceiling == limit:
                 return convert
-            return f"{convert} and {_raise_limit(size + budget.kv + budget.working, raisable)}"
+            return f"{convert} and {_raise(size + budget.kv + budget.working, raisable)}"
     return "no recipe on offer is small enough; use a machine with more memory"
 
 
-def _raise_limit(need: int, most: int) -> str:
+def _raise(need: int, most: int) -> str:
+    return f"raise the GPU's limit until the next restart with '{raise_limit(need, most)}'"
+
+
+def raise_limit(need: int, most: int) -> str:
+    """The command that lets the GPU keep `need` bytes resident, on a Mac that can give `most`.
+
+    To a whole GiB above the need, so that a little longer context does not ask again.
+    """
     mib = 2**20
-    # To a whole GiB above the need, so that a little longer context does not ask again.
     limit = min(math.ceil(need / 2**30) * 1024, most // mib)
-    return (
-        f"raise the GPU's limit until the next restart with "
-        f"'sudo sysctl iogpu.wired_limit_mb={max(limit, math.ceil(need / mib))}'"
-    )
+    return f"sudo sysctl iogpu.wired_limit_mb={max(limit, math.ceil(need / mib))}"
 
 
 _wired = False

@@ -74,6 +74,15 @@ def test_kv_cache_of_maverick(maverick: ModelConfig, context: int, gib: float) -
     assert kv_bytes(maverick.text, context) / GIB == pytest.approx(gib, abs=0.05)
 
 
+def test_a_quantised_kv_cache_has_a_scale_and_a_bias_for_each_group(maverick: ModelConfig) -> None:
+    whole = kv_bytes(maverick.text, 32768)
+    assert kv_bytes(maverick.text, 32768, bits=8) == whole * (8 + 32 / 64) / 16
+    assert kv_bytes(maverick.text, 32768, bits=4) == whole * (4 + 32 / 64) / 16
+    budget = Budget.of(maverick, 0, 32768, kv_bits=4)
+    assert longest_context(budget, budget.total) == 32768
+    assert longest_context(Budget.of(maverick, 0, 32768), budget.total) < 32768
+
+
 def test_kv_cache_grows_in_steps_up_to_the_chunk(mini: Path) -> None:
     text = ModelConfig.from_folder(mini).text
     token = 2 * text.num_key_value_heads * text.head_dim * 2

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from mlx_maverick.cli.main import VERBS, _parser
+from mlx_maverick.convert.recipe import Recipe
+from mlx_maverick.published_models import MODELS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -16,15 +18,19 @@ COMMANDS = re.findall(r"mlx-maverick (?:" + "|".join(VERBS) + r")\b[^\n|]*", SHE
 
 
 def test_there_is_something_to_check() -> None:
-    assert len(PYTHON) == 2
+    assert len(PYTHON) == 3
     assert len(COMMANDS) >= 6
 
 
 @pytest.mark.parametrize("code", PYTHON, ids=range(len(PYTHON)))
-def test_python(code: str, maverick_mini: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_python(
+    code: str, maverick_mini: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """As printed, but with a model and a picture that are there, and shorter answers."""
     picture = maverick_mini / "golden/images/05_640x480_RGB.png"
     code = code.replace('"Maverick-e4r4"', repr(str(maverick_mini)))
+    code = code.replace('"Maverick"', repr(str(maverick_mini)))
+    code = code.replace('"Maverick-e4r6"', repr(str(tmp_path / "out")))
     code = code.replace('"photo.jpg"', repr(str(picture))).replace("=200", "=5")
     names: dict[str, object] = {}
     exec(compile(code, "README.md", "exec"), names)
@@ -35,8 +41,17 @@ def test_python(code: str, maverick_mini: Path, capsys: pytest.CaptureFixture[st
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_parse(command: str) -> None:
-    words = shlex.split(command)[1:]
+    words = shlex.split(command, comments=True)[1:]
     assert _parser(words[0]).parse_args(words).verb == words[0]
+
+
+def test_the_recipe_file(tmp_path: Path) -> None:
+    (text,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    (tmp_path / "mine.toml").write_text(text)
+    recipe = Recipe.parse(str(tmp_path / "mine.toml")).resolved(MODELS["maverick"].config)
+    layer = "language_model.model.layers.{}.feed_forward.experts.{}_proj.weight"
+    quants = [recipe.quant(layer.format(*which)) for which in ((1, "up"), (1, "down"), (3, "up"))]
+    assert [quant.bits for quant in quants if quant] == [4, 5, 3]
 
 
 def test_every_verb_is_shown() -> None:

@@ -1,29 +1,28 @@
-"""`mlx-maverick bench`: load time, prefill and decode speed, memory, picture encoding time."""
+"""`mlx-maverick bench`: load time, prefill and decode speed, memory, picture encoding time.
+
+Knows nothing of converting; `bench_convert` does.
+"""
 
 import argparse
 import json
-import platform
 import random
 import statistics
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from .. import pressure
 from ..errors import UsageError
 from ..events import Finished
 from ..units import gb
-from . import options
+from . import bench_convert, options
+from .machine import machine
 from .terminal import StatusLine
 
 if TYPE_CHECKING:
     import mlx.core as mx
 
     from ..maverick import Maverick
-
-PACKAGES = ("mlx-maverick", "mlx", "mlx-lm", "numpy", "pillow")
 
 
 @dataclass(frozen=True)
@@ -64,9 +63,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="measured runs, after one that warms up (default: %(default)s)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    bench_convert.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.convert is not None:
+        return bench_convert.run(args)
+    if args.against:
+        raise UsageError("--against is about --convert so far; give both")
     model_name = options.required_model(args)
     needed = args.prompt_tokens + args.new_tokens
     context = args.context or needed
@@ -143,22 +147,6 @@ def picture_pixels(model: "Maverick") -> "mx.array | None":
     side = vision.image_size
     mx.random.seed(0)
     return mx.random.uniform(-1, 1, (13, vision.num_channels, side, side))
-
-
-def machine() -> dict[str, str]:
-    """What the figures hold for."""
-    import mlx.core as mx
-
-    info = mx.device_info()
-    mac = platform.mac_ver()[0]
-    system = f"macOS {mac}" if mac else f"Linux {platform.release().split('-')[0]}"
-    return {
-        "device": f"{info.get('device_name', 'unknown')} ({mx.default_device().type.name})",
-        "memory": gb(pressure.read().total),
-        "system": f"{system} {platform.machine()}",
-        "python": platform.python_version(),
-        **{name: version(name) for name in PACKAGES},
-    }
 
 
 def table(result: Result) -> str:

@@ -11,6 +11,8 @@ from ..convert.recipe import DEFAULT, OFFERED, Recipe
 from ..errors import UsageError
 from .converting import Report
 from .options import whole
+from .plan import NO_KV_BITS
+from .terminal import StatusLine
 
 AUTO, KEEP = "auto", "keep"
 
@@ -100,10 +102,30 @@ def _recipe(args: argparse.Namespace, source: str) -> Recipe | str:
     if wanted != AUTO:
         return Recipe.parse(wanted or DEFAULT.name, args.set)
 
+    if args.set:
+        raise UsageError(
+            "--set changes a recipe that is named; see 'mlx-maverick plan --recipe NAME --set "
+            "RULE' for what it comes to, then name it"
+        )
+    return _chosen(args, source)
+
+
+def _chosen(args: argparse.Namespace, source: str) -> Recipe:
+    """The best recipe for the Mac and the context, which is said on stderr."""
+    from .. import macs, sizing
     from ..convert import origin
     from ..files import read_whole
 
+    memory = args.target_memory
+    machine = macs.mac(macs.parse_memory(memory)) if memory else macs.this_machine()
     with origin.opened(source, args.revision) as files:
         raw = parse_json(read_whole(files, "config.json"), files.path("config.json"))
         config = ModelConfig.from_dict(raw, files.where)
-    raise NotImplementedError(config)
+    choice = sizing.choose(config, machine, args.context, args.kv_bits)
+    line = StatusLine()
+    line.say(f"{choice.recipe.name} for {machine.name}: {choice.why}")
+    if choice.command:
+        line.say(f"to run it, raise the GPU's limit after each restart: {choice.command}")
+    if args.kv_bits:
+        line.say(f"{NO_KV_BITS}: without, it needs more memory")
+    return choice.recipe

@@ -13,7 +13,7 @@ from typing import Any
 from .. import process
 from ..convert.progress import Converted, Event, Planned, Progress
 from ..units import gb
-from .terminal import StatusLine, printable
+from .terminal import StatusLine
 
 PLAIN_SECONDS = 30.0  # between lines where no line can be rewritten
 JSON_SECONDS = 1.0
@@ -51,13 +51,13 @@ class Report:
             self._json("planned", asdict(event) | {"folder": str(event.folder)})
             return
         commit = f" at {event.commit[:12]}" if event.commit else ""
-        self._print(
+        self.line.say(
             f"{event.source}{commit}, {event.form}: {gb(event.to_read)} to read, {event.recipe} "
             f"makes {gb(event.nbytes)}"
         )
         if event.done:
             share = event.done / event.to_read
-            self._print(f"{event.folder} has {share:.0%} of it already; going on from there")
+            self.line.say(f"{event.folder} has {share:.0%} of it already; going on from there")
 
     def _progress(self, event: Progress) -> None:
         now = monotonic()
@@ -76,7 +76,7 @@ class Report:
             self.line.show(self._words(event))
         elif now - self._printed >= PLAIN_SECONDS:
             self._printed = now
-            self._print(self._words(event))
+            self.line.say(self._words(event))
 
     def _words(self, event: Progress) -> str:
         share = f"{event.stage} {event.done / max(event.total, 1):4.0%}"
@@ -96,9 +96,9 @@ class Report:
             facts = asdict(event) | {"folder": str(event.folder), "bytes": event.nbytes}
             self._json("converted", facts | {"seconds": round(seconds, 3)})
             return
-        self._print(f"{event.folder}: {gb(event.nbytes)}, {event.recipe}, {duration(seconds)}")
+        self.line.say(f"{event.folder}: {gb(event.nbytes)}, {event.recipe}, {duration(seconds)}")
         if "tokenizer.json" not in event.files:
-            self._print("The source has no tokenizer.json: copy one in before you use it.")
+            self.line.say("The source has no tokenizer.json: copy one in before you use it.")
 
     def _layer(self, event: Progress) -> int | None:
         """Counted from 0, as in the tensors' names; of the text model."""
@@ -113,11 +113,6 @@ class Report:
     def _eta(self, event: Progress) -> float | None:
         rate = self._rate()
         return (event.total - event.done) / rate if rate else None
-
-    def _print(self, text: str) -> None:
-        self.line.clear()
-        self.line.stream.write(printable(text).replace("\n", " ") + "\n")
-        self.line.stream.flush()
 
     def _json(self, kind: str, facts: dict[str, Any]) -> None:
         print(json.dumps({"event": kind, **facts}), flush=True)

@@ -21,6 +21,7 @@ VERBS = {
     "chat": "talk to a model in the terminal (the default on a terminal)",
     "generate": "answer one prompt, with pictures if given",
     "convert": "make MLX weights that fit this Mac from a published checkpoint",
+    "plan": "say which recipes fit a Mac, how large they are and how fast they can be",
     "show": "say what a model folder is and what it needs",
     "verify": "check every byte of a converted folder",
     "bench": "measure load time, speed and memory of a model",

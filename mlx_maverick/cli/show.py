@@ -16,6 +16,7 @@ from ..checkpoint import Checkpoint, Tensor
 from ..config import ModelConfig, Quantization, read_json
 from ..convert import published
 from ..convert.manifest import MANIFEST
+from ..convert.published import READ_METHODS
 from ..convert.recipe import OFFERED
 from ..errors import BadCheckpoint, UsageError
 from ..memory import DEFAULT_CONTEXT, Budget
@@ -23,6 +24,7 @@ from ..names import TensorClass, canonical, tensor_class
 from ..units import gb
 from .terminal import printable
 
+HASHES = ("sample", "fingerprint")  # of maverick.json's source: of no use to a reader
 OTHER = "other"  # tensors a Llama 4 does not have
 
 
@@ -110,7 +112,8 @@ def describe(folder: Path, context: int | None = None) -> Facts:
         )
     form, stored_as = _format(checkpoint, config)
     classes = list(_shares(checkpoint, config.quantization))
-    recipes = OFFERED if form == "published" else ()
+    convertible = form == "published" or config.source_quantization in READ_METHODS
+    recipes = OFFERED if convertible else ()
     return Facts(
         path=str(folder),
         layers=text.num_hidden_layers,
@@ -275,4 +278,6 @@ def _words(value: Any) -> str:
         return str(value)
     if "name" in value:
         return str(value["name"])
-    return ", ".join(f"{key} {item}" for key, item in value.items() if item is not None)
+    return ", ".join(
+        f"{key} {item}" for key, item in value.items() if item is not None and key not in HASHES
+    )

@@ -40,3 +40,9 @@ class StatusLine:
             self.stream.write("\r\x1b[K")
             self.stream.flush()
             self.shown = False
+
+    def say(self, text: str) -> None:
+        """A line that stays, on a terminal or not."""
+        self.clear()
+        self.stream.write(printable(text).replace("\n", " ") + "\n")
+        self.stream.flush()

@@ -6,25 +6,55 @@ Knows nothing of how it is found out.
 import argparse
 from pathlib import Path
 
+from ..convert.progress import Progress
+from ..errors import UsageError
 from ..units import gb
+from .options import whole
 from .terminal import StatusLine, printable
+
+SAMPLES = 64
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", metavar="MODEL", type=Path, help="folder that convert wrote")
+    parser.add_argument(
+        "--source",
+        metavar="SOURCE",
+        help="what it was made from, a folder or repository: parts of it are converted again "
+        "and compared",
+    )
+    parser.add_argument(
+        "--samples",
+        type=whole(2),
+        metavar="N",
+        help=f"how many parts (default: {SAMPLES}), most of them experts",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.samples and not args.source:
+        raise UsageError("--samples is about --source; give both")
+
+    from ..convert.sample import sample
     from ..convert.verify import verify
 
-    status = StatusLine()
+    folder, status = args.folder.expanduser(), StatusLine()
+
+    def reading(event: Progress) -> None:
+        status.show(f"reading {gb(event.done)} of {gb(event.total)}  {event.what}")
+
+    def comparing(event: Progress) -> None:
+        status.show(f"comparing {event.done + 1} of {event.total}  {event.what}")
+
     try:
-        manifest = verify(
-            args.folder.expanduser(),
-            lambda p: status.show(f"reading {gb(p.done)} of {gb(p.total)}  {p.what}"),
-        )
+        manifest = verify(folder, reading)
+        found = args.source and sample(folder, args.source, args.samples or SAMPLES, 0, comparing)
     finally:
         status.clear()
     total = sum(file.size for file in manifest.files.values())
-    print(printable(f"{args.folder}: {len(manifest.files)} files, {gb(total)}, as written"))
+    line = f"{args.folder}: {len(manifest.files)} files, {gb(total)}, as written"
+    if found:
+        same = "all" if found.same == found.parts else f"{found.same}"
+        line += f"; {found.parts} samples compared with the source, {same} the same to the byte"
+    print(printable(line))
     return 0

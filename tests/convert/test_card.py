@@ -10,7 +10,7 @@ from huggingface_hub import ModelCard
 from mlx_maverick.checkpoint import Checkpoint
 from mlx_maverick.convert import convert
 from mlx_maverick.convert.card import card
-from mlx_maverick.convert.manifest import identity
+from mlx_maverick.convert.identity import identity
 from mlx_maverick.convert.origin import describe
 from mlx_maverick.units import gb
 

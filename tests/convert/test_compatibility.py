@@ -12,11 +12,14 @@ import mlx_vlm.utils
 import pytest
 from mlx.utils import tree_map
 
+from mlx_maverick.checkpoint import Checkpoint
+from mlx_maverick.config import ModelConfig, Quant
 from mlx_maverick.convert import convert
-from mlx_maverick.convert.recipe import Recipe
+from mlx_maverick.convert.outputs import outputs
+from mlx_maverick.convert.recipe import OFFERED, Recipe
 from mlx_maverick.model import load_model
 
-from ..golden import Golden, difference, same_logits
+from ..golden import REFERENCE, Golden, difference, same_logits
 from . import damage
 from .conftest import Pair
 
@@ -71,16 +74,9 @@ def test_mlx_vlm_with_every_format(form: str, recipe: str, made: Made) -> None:
     as_in_mlx_vlm(made(form, recipe, False))
 
 
-@pytest.mark.parametrize(
-    "rules",
-    [
-        ["routed@first,last=+1", "attention_v=8g32", "routed_down=3g128"],
-        ["router=8", "vision=8", "projector=4", "lm_head=bf16", "dense@0=bf16"],
-        [f"{c}=bf16" for c in ("routed", "shared", "dense", "attention", "embed", "lm_head")],
-    ],
-)
-def test_both_with_mixed_bits(maverick_mini: Path, out: Path, rules: list[str]) -> None:
-    convert(maverick_mini, out, Recipe.parse("e4r6", rules))
+def test_both_with_nothing_quantised(maverick_mini: Path, out: Path) -> None:
+    names = ("routed", "shared", "dense", "attention", "embed", "lm_head")
+    convert(maverick_mini, out, Recipe.parse("e4r4", [f"{name}=bf16" for name in names]))
     as_in_mlx_lm(out)
     as_in_mlx_vlm(out)
 
@@ -142,3 +138,62 @@ def test_the_same_bits_as_mlx_lms_converter(maverick_mini: Path, tmp_path: Path,
         assert mx.array_equal(values, ours[name]), name
         compared += 1
     assert compared == sum(n.startswith("language_model.") and ".router." not in n for n in ours)
+
+
+# A rule of every kind: classes, layers, groups, steps, bf16, and what is bf16 by default.
+RULES = (
+    "routed_down=5", "routed@first,last=+1", "shared@1,3=8", "attention_v=8g32",
+    "attention_o=3g128", "lm_head=bf16", "embed=8", "router=8", "vision=6", "vision@last=8g32",
+    "projector=4g128",
+)  # fmt: skip
+MANY = Recipe.parse("e3g128r6", RULES)
+
+
+def modules(model: nn.Module) -> dict[str, Quant]:
+    """What another program takes the module at each path to be."""
+    return {
+        path: Quant(module.group_size, module.bits, module.mode)
+        for path, module in model.named_modules()
+        if hasattr(module, "bits")
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe"),
+    [
+        *(("maverick-mini", recipe) for recipe in OFFERED),
+        ("maverick-mini", MANY.with_rules(["dense@0-3=2g32"])),
+        ("scout-mini", MANY),
+        ("maverick-mini", Recipe.parse("e4r4", ["routed_gate_up=bf16", "attention_k=bf16"])),
+    ],
+    ids=lambda value: value.name if isinstance(value, Recipe) else value,
+)
+def test_every_recipe_loads_everywhere(name: str, recipe: Recipe, out: Path) -> None:
+    """With the bits it says, and the same logits in mlx-lm, mlx-vlm and here."""
+    source = REFERENCE / name
+    convert(source, out, recipe, fast=True)  # which numbers there are does not matter
+    config, made = ModelConfig.from_folder(source), Checkpoint.open(out)
+    resolved = recipe.resolved(config)
+    wanted = {
+        path: resolved.quant(f"{path}.weight")
+        for path in (n.removesuffix(".scales") for n in made.tensors if n.endswith(".scales"))
+    }
+    assert made.nbytes == sum(entry.nbytes for entry in outputs(config, recipe))
+
+    ids = mx.random.randint(0, 1000, (1, 30), key=mx.random.key(3))
+    ours = load_model(out)(ids)[0]
+    lm = in_float32(mlx_lm.utils.load_model(out)[0])
+    assert modules(lm) == {p: q for p, q in wanted.items() if p.startswith("language_model.")}
+    same_logits(ours, lm(ids)[0], tolerance=1e-2)
+    vlm = in_float32(mlx_vlm.utils.load_model(out))
+    assert modules(vlm) == wanted
+    same_logits(ours, vlm.language_model(ids).logits[0], tolerance=1e-2)
+
+
+def test_a_packed_tower_still_sees(maverick_mini: Path, out: Path) -> None:
+    pixels = Golden(maverick_mini)["image_03.pixel_values"]
+    wanted = load_model(maverick_mini).encode_image(pixels)
+    convert(maverick_mini, out, Recipe.parse("e4r4", ["vision=8g32", "projector=8"]), fast=True)
+    features = load_model(out).encode_image(pixels)
+    error = mx.sqrt(mx.mean((features - wanted) ** 2) / mx.mean(wanted**2)).item()
+    assert 1e-6 < error < 0.05

@@ -11,12 +11,13 @@ import pytest
 
 from mlx_maverick.checkpoint import Checkpoint
 from mlx_maverick.config import ModelConfig, Quant
-from mlx_maverick.convert import Converted, Planned, Progress, conversion, convert, formats, stream
+from mlx_maverick.convert import Converted, Planned, Progress, convert, formats, stream
 from mlx_maverick.convert import plan as plan_module
 from mlx_maverick.convert.manifest import MANIFEST
 from mlx_maverick.convert.outputs import outputs
 from mlx_maverick.convert.plan import Job
 from mlx_maverick.convert.recipe import Recipe
+from mlx_maverick.convert.values import BLOCK_WEIGHTS
 from mlx_maverick.convert.verify import verify
 from mlx_maverick.errors import BadCheckpoint, NotFound, UsageError
 
@@ -161,7 +162,8 @@ def test_no_block_size_changes_a_byte(
     """As with the full-size model: an embedding in many blocks, an expert in several."""
     usual = convert(maverick_mini, out.with_name("usual"), "e4r4").folder
     monkeypatch.setattr(formats, "BLOCK_BYTES", 20_000)
-    monkeypatch.setattr(conversion, "BLOCK_WEIGHTS", 100 * 128)
+    of_any = dict.fromkeys(BLOCK_WEIGHTS, 100 * 128)
+    monkeypatch.setattr("mlx_maverick.convert.values.BLOCK_WEIGHTS", of_any)
     convert(maverick_mini, out, "e4r4")
     for file in usual.iterdir():
         assert file.read_bytes() == (out / file.name).read_bytes()

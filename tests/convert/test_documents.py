@@ -103,3 +103,8 @@ def test_licences_come_along_to_the_byte(source: Path, out: Path) -> None:
         "special_tokens_map.json", "chat_template.jinja", "generation_config.json",
         "preprocessor_config.json", "processor_config.json",
     }  # fmt: skip
+
+
+def test_a_recipe_that_leaves_everything_bf16_says_nothing() -> None:
+    raw = {"model_type": "llama4", "quantization_config": {"quant_method": "x"}}
+    assert config(raw, {}) == {"model_type": "llama4"}

@@ -11,11 +11,12 @@ import pytest
 
 from mlx_maverick.checkpoint import Checkpoint
 from mlx_maverick.config import ModelConfig, Quant
-from mlx_maverick.convert import conversion, convert, formats
+from mlx_maverick.convert import convert, formats
 from mlx_maverick.convert.manifest import MANIFEST
 from mlx_maverick.convert.outputs import outputs
 from mlx_maverick.convert.plan import make_plan
 from mlx_maverick.convert.recipe import Recipe
+from mlx_maverick.convert.values import BLOCK_WEIGHTS
 from mlx_maverick.errors import BadCheckpoint, UsageError
 from mlx_maverick.files import Folder
 from mlx_maverick.model import load_model
@@ -115,7 +116,8 @@ def test_blocks_of_any_size_give_the_same_weights(
 ) -> None:
     """As with the full-size model: matrices read and quantised in several pieces."""
     monkeypatch.setattr(formats, "BLOCK_BYTES", 10_000)
-    monkeypatch.setattr(conversion, "BLOCK_WEIGHTS", 50 * 128)
+    of_any = dict.fromkeys(BLOCK_WEIGHTS, 50 * 128)
+    monkeypatch.setattr("mlx_maverick.convert.values.BLOCK_WEIGHTS", of_any)
     convert(in_form(form), out, RECIPE, fast=True)
     same(damage.tensors(out), damage.tensors(made(form, RECIPE, True)))
 

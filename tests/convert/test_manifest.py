@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from mlx_maverick.convert.hashes import File
-from mlx_maverick.convert.manifest import MANIFEST, Manifest, identity, manifest
+from mlx_maverick.convert.identity import identity
+from mlx_maverick.convert.manifest import MANIFEST, Manifest, manifest
 from mlx_maverick.convert.origin import describe
 from mlx_maverick.errors import BadCheckpoint, NotFound
 

@@ -1,0 +1,92 @@
+"""A checkpoint in the published layout with random weights, for benchmarks.
+
+Knows nothing of what is measured. Shapes are Maverick's own, with fewer layers and experts;
+values repeat after some millions, which no converter or engine can make use of.
+"""
+
+import json
+import struct
+from collections.abc import Iterator
+from math import prod
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .config import ModelConfig
+from .convert import published
+from .published_models import MODELS
+
+REPEATED = 1 << 22  # random values
+SPREAD = 0.02  # standard deviation, as models are initialised
+SPECIAL = ("<|begin_of_text|>", "<|end_of_text|>", "<|eom|>", "<|eot|>", "<|patch|>")
+VOCABULARY = 2048
+
+
+def write(folder: Path, layers: int = 2, experts: int = 8, seed: int = 0, **changes: object) -> int:
+    """Write a checkpoint without vision into the empty `folder`; the number of its weights.
+
+    `changes` are keys of the text section of config.json.
+    """
+    published_text = MODELS["maverick"].raw["text_config"]
+    text_config = published_text | {
+        "num_hidden_layers": layers, "num_local_experts": experts, "vocab_size": VOCABULARY,
+        **changes,
+    }  # fmt: skip
+    raw = {"model_type": "llama4", "text_config": text_config}
+    shapes = published.shapes(ModelConfig.from_dict(raw))
+    (folder / "config.json").write_text(json.dumps(raw, indent=2))
+    _tokenizer(folder)
+    header: dict[str, object] = {}
+    offset = 0
+    for name, shape in shapes.items():
+        size = 2 * prod(shape)
+        header[name] = {
+            "dtype": "BF16", "shape": list(shape), "data_offsets": [offset, offset + size],
+        }  # fmt: skip
+        offset += size
+    text = json.dumps(header).encode()
+    block = _random(seed)
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for number, shape in enumerate(shapes.values()):
+            for part in _values(block, prod(shape), number):
+                file.write(part.data)
+    return offset // 2
+
+
+def _random(seed: int) -> NDArray[np.uint16]:
+    """bf16 bits of normally distributed values: the upper halves of float32."""
+    values = np.random.default_rng(seed).standard_normal(REPEATED, np.float32) * np.float32(SPREAD)
+    return (values.view(np.uint32) >> 16).astype(np.uint16)
+
+
+def _values(block: NDArray[np.uint16], count: int, number: int) -> Iterator[NDArray[np.uint16]]:
+    start = number * 7919 % block.size  # so that no two tensors are the same
+    while count:
+        part = block[start : start + count]
+        yield part
+        count, start = count - part.size, 0
+
+
+def _tokenizer(folder: Path) -> None:
+    """One token for each word `w0`, `w1`, ..., and the special ones."""
+    words = [f"w{i}" for i in range(VOCABULARY - len(SPECIAL))]
+    special = [
+        {
+            "id": len(words) + i, "content": text, "special": True, "single_word": False,
+            "lstrip": False, "rstrip": False, "normalized": False,
+        }
+        for i, text in enumerate(SPECIAL)
+    ]  # fmt: skip
+    tokenizer = {
+        "version": "1.0",
+        "added_tokens": special,
+        "pre_tokenizer": {"type": "Whitespace"},
+        "model": {
+            "type": "WordLevel", "vocab": {w: i for i, w in enumerate(words)}, "unk_token": "w0",
+        },
+    }  # fmt: skip
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": SPECIAL[3]}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))

@@ -1,0 +1,185 @@
+"""`mlx-maverick plan`: what it prints, for a person and for a script."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlx_maverick import macs, memory
+from mlx_maverick.cli.main import main
+from mlx_maverick.convert.recipe import OFFERED
+
+GIB = 2**30
+
+
+def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[str]:
+    """Lines with single spaces."""
+    assert main(["plan", *arguments]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    lines: list[str] = captured.out.splitlines()
+    assert all(len(line) <= 100 for line in lines if "/" not in line)
+    return [" ".join(line.split()) for line in lines]
+
+
+def as_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    assert main(["plan", *arguments, "--json"]) == 0
+    said: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return said
+
+
+def test_the_table_for_192_gb(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = printed(capsys, "--memory", "192GB")
+    assert lines[0] == "Llama 4 Maverick on a Mac with 192 GB, with 32,768 tokens of context"
+    assert "stock GPU limit 154.6 GB, 75 % of memory, as on older macOS (newer gives more)" in lines
+    assert "memory bandwidth 800 GB/s: M2 Ultra, the usual chip with that memory" in lines
+    assert "in memory: weights, 16-bit KV cache 2.8 GB, working room 2.7 GB" in lines
+    assert "e2g128r4 118.5 GB 124.0 GB 72-97 fits" in lines
+    assert "e3g128r6 170.3 GB 175.9 GB 54-67 raised limit" in lines
+    assert "e3g128r6 sudo sysctl iogpu.wired_limit_mb=167936" in lines
+    assert "e4r4 227.2 GB 232.7 GB - streamed, 64 % of experts in 139.3 GB" in lines
+    assert "streamed: with routed experts on the SSD, which this version cannot do yet" in lines
+    assert lines[-2:] == [
+        "mlx-maverick convert meta-llama/Llama-4-Maverick-17B-128E-Instruct --recipe e3g128r6",
+        "sudo sysctl iogpu.wired_limit_mb=167936 (until the next restart)",
+    ]
+    assert len([line for line in lines if line.startswith("e") and " GB " in line]) == len(OFFERED)
+
+
+def test_what_fits_is_not_told_about_what_does_not(capsys: pytest.CaptureFixture[str]) -> None:
+    text = " ".join(printed(capsys, "--memory", "512"))
+    assert "e8r8 427.5 GB 433.1 GB 41-48 fits" in text
+    assert "streamed" not in text
+    assert "sysctl" not in text
+    assert "KV cache yet" not in text
+
+
+@pytest.mark.parametrize("size", ["64GB", "96GB"])
+def test_nothing_fits(size: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text = " ".join(printed(capsys, "--memory", size))
+    assert f"No recipe fits a Mac with {size[:2]} GB" in text
+    assert "use a Mac with 128 GB" in text
+    assert "convert" not in text
+    said = as_json(capsys, "--memory", size)
+    assert said["choice"] is None
+    assert said["refusal"].startswith("no recipe fits")
+
+
+def test_json_has_everything_as_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+    said = as_json(capsys, "--memory", "256GB", "--context", "131072", "--kv-bits", "8")
+    assert (said["model"], said["context"], said["kv_bits"]) == ("maverick", 131072, 8)
+    assert said["kv_bits_supported"] is said["streaming_supported"] is False
+    machine = said["machine"]
+    assert machine["memory"] == 256 * GIB
+    assert machine["limit"] == pytest.approx(222.6 * GIB)
+    assert (machine["raised_limit"], machine["bandwidth"]) == (248 * GIB, 819e9)
+    rows = {row["recipe"]: row for row in said["recipes"]}
+    assert list(rows) == [recipe.name for recipe in OFFERED]
+    for row in rows.values():
+        assert row["memory"] == row["weights"] + row["kv"] + row["working"]
+        assert row["streamed_resident"] < row["memory"]
+        assert 0 <= row["expert_share"] <= 1
+    assert rows["e4r4"]["kv"] / GIB == pytest.approx(7.1 * 8.5 / 16, abs=0.03)
+    e4r4, e8r8 = rows["e4r4"], rows["e8r8"]
+    assert (e4r4["verdict"], e4r4["sysctl"]) == ("fits", None)
+    assert e4r4["ceiling"] == pytest.approx(90, abs=0.5)
+    assert e4r4["ceiling_full"] == pytest.approx(
+        819e9 / (e4r4["read_per_token"] + e4r4["kv"]), abs=0.1
+    )
+    assert (e8r8["verdict"], e8r8["ceiling"], e8r8["ceiling_full"]) == ("streamed", None, None)
+    assert said["choice"]["recipe"] == "e4r6"
+    assert said["choice"]["convert"].endswith("--recipe e4r6")
+
+
+def test_what_this_version_cannot_do_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = printed(capsys, "--memory", "256GB", "--kv-bits", "4")
+    assert "Note: the engine of this version does not quantise the KV cache yet." in lines
+    assert any("4-bit KV cache" in line for line in lines)
+
+
+def test_scout_and_folders(
+    maverick_mini: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = printed(capsys, "--model", "scout", "--memory", "192GB")
+    assert "e4r4 62.4 GB 67.9 GB 67-88 fits" in lines
+    assert "convert meta-llama/Llama-4-Scout-17B-16E-Instruct --recipe e8r8" in lines[-1]
+    lines = printed(capsys, str(maverick_mini), "--memory", "64GB")
+    assert lines[0].startswith(str(maverick_mini))
+    spaced = tmp_path / "my model"
+    spaced.mkdir()
+    (spaced / "config.json").write_bytes((maverick_mini / "config.json").read_bytes())
+    assert f"convert '{spaced}' --recipe" in printed(capsys, str(spaced), "--memory", "64GB")[-1]
+
+
+def test_another_recipe_is_listed_by_its_size(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.toml").write_text('base = "e3r6"\nname = "mine"\n[bits]\nlm_head = 8\n')
+    rows = as_json(
+        capsys, "--memory", "256GB", "--recipe", str(tmp_path / "mine.toml"),
+        "--set", "routed@first,last=+1",
+    )["recipes"]  # fmt: skip
+    names = [row["recipe"] for row in rows]
+    assert names == sorted(names, key=lambda name: [r["disk"] for r in rows if r["recipe"] == name])
+    mixed = rows[names.index("mine-mixed")]
+    e3r6, e4r6 = rows[names.index("e3r6")], rows[names.index("e4r6")]
+    head = 202048 * 5120 * 2 // 8
+    steps = (e4r6["weights"] - e3r6["weights"]) * 2 // 24  # two of 24 layers
+    assert mixed["weights"] == e3r6["weights"] + head + steps
+
+
+def test_limit_and_bandwidth(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = printed(
+        capsys, "--memory", "256GB", "--limit", "206GB", "--bandwidth", "400", "--context", "8192"
+    )
+    assert "GPU limit 206.0 GB, as given" in lines
+    assert "e4r4 227.2 GB 231.5 GB 37-44 raised limit" in lines
+
+
+def test_this_machine(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    mine = macs.mac(256 * GIB)
+    monkeypatch.setattr(macs, "this_machine", lambda: mine)
+    monkeypatch.setattr("mlx_maverick.model.llama4.default_dtype", lambda: _Size(2))
+    assert "e4r6 230.7 GB 236.3 GB 54-66 fits" in printed(capsys)
+    monkeypatch.setattr("mlx_maverick.model.llama4.default_dtype", lambda: _Size(4))
+    assert any("32-bit KV cache 5.6 GB" in line for line in printed(capsys))
+
+
+class _Size:
+    def __init__(self, size: int):
+        self.size = size
+
+
+def test_the_machine_this_runs_on(capsys: pytest.CaptureFixture[str]) -> None:
+    said = as_json(capsys)
+    assert said["machine"]["memory"] == memory.read().total
+    assert said["machine"]["name"].startswith("this ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--memory", "lots"], 2, "such as 128GB"),
+        (["--memory", "128GB", "--limit", "200GB"], 2, "--limit 200.0 GB is not possible"),
+        (["--memory", "128GB", "--limit", "100"], 2, "'100' is not a limit"),
+        (["--memory", "128GB", "--context", "1048577"], 2, "1 to 1048576"),
+        (["--memory", "128GB", "--context", "0"], 2, "--context"),
+        (["--memory", "128GB", "--kv-bits", "3"], 2, "--kv-bits"),
+        (["--memory", "128GB", "--bandwidth", "0"], 2, "--bandwidth"),
+        (["--memory", "128GB", "--recipe", "e7r4"], 2, "no 7-bit"),
+        (["--memory", "128GB", "--set", "dense@1=6"], 2, "layer 1 has no dense"),
+        (["scout", "--memory", "128GB", "--set", "dense=6"], 2, "this model has no dense"),
+        (["--memory", "128GB", "--recipe", "none.toml"], 3, "none.toml"),
+        (["maverick", "--model", "scout"], 2, "give one model"),
+        (["/no/such/folder", "--memory", "128GB"], 3, "/no/such/folder does not exist"),
+    ],
+)
+def test_errors(
+    arguments: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", *arguments]) == code
+    captured = capsys.readouterr()
+    assert said in captured.err
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""

@@ -1,0 +1,233 @@
+"""Sizing: predicted bytes are those that are written, and every Mac gets the right recipe."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mlx_maverick import macs, sizing
+from mlx_maverick.checkpoint import INDEX, Checkpoint
+from mlx_maverick.config import ModelConfig
+from mlx_maverick.convert import convert
+from mlx_maverick.convert.outputs import outputs
+from mlx_maverick.convert.published import shapes
+from mlx_maverick.convert.recipe import OFFERED, Recipe
+from mlx_maverick.errors import DoesNotFit, UsageError
+from mlx_maverick.macs import GIB, Machine, mac
+from mlx_maverick.memory import Budget
+from mlx_maverick.model import load_model
+from mlx_maverick.model.weights import loaded_bytes
+from mlx_maverick.published_models import MODELS
+from mlx_maverick.sizing import Size, Verdict, choose, fit
+
+from .convert import full_size
+
+GB = 10**9
+MAVERICK, SCOUT = MODELS["maverick"].config, MODELS["scout"].config
+CONTEXT = 32768
+
+# Decimal GB on disk, from the published shapes and bits + 32 / group per weight.
+TABLE = {
+    "e2g128r4": 118.5, "e2r4": 130.5, "e2r6": 134.1, "e3g128r6": 170.3, "e3r6": 182.4,
+    "e4r4": 227.2, "e4r6": 230.7, "e4r8": 234.2, "e5r8": 282.6, "e6r8": 330.9, "e8r8": 427.5,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def sizes() -> dict[str, Size]:
+    return {size.recipe.name: size for size in sizing.sizes(MAVERICK, CONTEXT)}
+
+
+def test_published_models_have_the_published_tensors() -> None:
+    assert shapes(MAVERICK) == full_size.SHAPES
+    scout = shapes(SCOUT)
+    parameters = 0
+    for shape in scout.values():
+        count = 1
+        for n in shape:
+            count *= n
+        parameters += count
+    assert parameters == 108_641_793_536  # as the Hub counts them
+
+
+def test_the_table(sizes: dict[str, Size]) -> None:
+    assert list(sizes) == list(TABLE)
+    for name, size in sizes.items():
+        assert round(size.disk / GB, 1) == TABLE[name], name
+        tensors = sum(entry.nbytes for entry in outputs(MAVERICK, size.recipe))
+        assert size.budget.weights == tensors  # bf16 and packed words stay as they are
+        assert 0 < size.disk - tensors < 10**6  # headers and the index
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [Recipe.parse(name) for name in ("e2g128r4", "e3r6", "e8r8")]
+    + [Recipe.parse("e4r4", ["routed@first,last=+1", "lm_head=bf16", "router=8", "vision=6"])],
+    ids=lambda recipe: recipe.name,
+)
+def test_converted_folders_have_the_predicted_bytes(
+    recipe: Recipe, mini: Path, tmp_path: Path
+) -> None:
+    convert(mini, tmp_path / "out", recipe)
+    files = [*(tmp_path / "out").glob("*.safetensors"), tmp_path / "out" / INDEX]
+    checkpoint = Checkpoint.open(tmp_path / "out")
+    config = ModelConfig.from_folder(mini)
+    for element in (2, 4):
+        size = sizing.size(config, recipe, 100, element_bytes=element)
+        assert size.disk == sum(file.stat().st_size for file in files)
+        weights = loaded_bytes(checkpoint, element)
+        assert size.budget == Budget.of(config, weights, 100, element_bytes=element)
+    routed = [t.nbytes for n, t in checkpoint.tensors.items() if ".feed_forward.experts." in n]
+    assert sizing.size(config, recipe, 100).experts == sum(routed)
+
+
+def test_bytes_read_for_a_token(sizes: dict[str, Size]) -> None:
+    """24 of the experts, and of all else neither pictures nor the embedding but one row."""
+    e4r4 = sizes["e4r4"]
+    always_on = 3.020e9 + 6.040e9 + 3.020e9 + 1.034e9  # attention, dense, shared, lm_head
+    routed = 24 * 3 * 5120 * 8192
+    assert e4r4.experts * 8 / 4.5 == routed * 128
+    assert e4r4.read == pytest.approx((always_on + routed) * 4.5 / 8 + 2 * 0.0157e9, rel=1e-3)
+    assert e4r4.ceiling(819 * GB, cached=False) == pytest.approx(90, abs=0.5)
+    full = 819 * GB / (e4r4.read + e4r4.budget.kv)
+    assert e4r4.ceiling(819 * GB, cached=True) == full < 70
+
+
+def test_bytes_read_are_those_of_the_network(mini: Path, tmp_path: Path) -> None:
+    """From another side: what the loaded network holds in its layers."""
+    recipe = Recipe.parse("e4r6")
+    convert(mini, tmp_path / "out", recipe)
+    config = ModelConfig.from_folder(mini)
+    size = sizing.size(config, recipe, 100, element_bytes=4)
+    tensors = Checkpoint.open(tmp_path / "out").tensors
+    floats = {n: t.size * 4 if t.dtype == "BF16" else t.nbytes for n, t in tensors.items()}
+    unread = sum(n for name, n in floats.items() if "vision" in name or "multi_modal" in name)
+    embedding = sum(n for name, n in floats.items() if "embed_tokens" in name)
+    text = config.text
+    spared = size.experts * (text.num_local_experts - 1) // text.num_local_experts
+    spared += embedding * (text.vocab_size - 1) // text.vocab_size
+    assert size.read == sum(floats.values()) - unread - spared
+    assert load_model(tmp_path / "out").nbytes >= size.budget.weights
+
+
+@pytest.mark.parametrize(("bits", "share"), [(None, 1.0), (8, 8.5 / 16), (4, 4.5 / 16)])
+def test_quantised_caches_are_smaller(bits: int | None, share: float) -> None:
+    whole = sizing.size(MAVERICK, OFFERED[0], 131072).budget.kv
+    size = sizing.size(MAVERICK, OFFERED[0], 131072, kv_bits=bits)
+    assert size.budget.kv == whole * share
+
+
+@pytest.mark.parametrize(
+    ("memory", "recipe", "verdict"),
+    [
+        (128, "e2g128r4", Verdict.RAISED),
+        (192, "e3g128r6", Verdict.RAISED),
+        (256, "e4r6", Verdict.FITS),
+        (512, "e8r8", Verdict.FITS),
+    ],
+)
+def test_the_choice_for_every_mac(memory: int, recipe: str, verdict: Verdict) -> None:
+    machine = mac(memory * GIB)
+    choice = choose(MAVERICK, machine)
+    assert (choice.recipe.name, choice.verdict) == (recipe, verdict)
+    size = sizing.size(MAVERICK, choice.recipe, CONTEXT)
+    assert (choice.command is None) == (verdict is Verdict.FITS)
+    if choice.command:
+        wanted = int(choice.command.removeprefix("sudo sysctl iogpu.wired_limit_mb=")) * 2**20
+        assert machine.limit < size.budget.total <= wanted <= machine.raised_limit
+
+
+@pytest.mark.parametrize("memory", [64, 96])
+def test_macs_that_have_no_room(memory: int) -> None:
+    with pytest.raises(DoesNotFit) as error:
+        choose(MAVERICK, mac(memory * GIB))
+    said = str(error.value)
+    assert error.value.exit_code == 4
+    assert "\n" not in said
+    assert f"a Mac with {memory} GB at 32,768 tokens" in said
+    assert "the smallest, e2g128r4, needs 124.0 GB" in said
+    assert "use a Mac with 128 GB and a raised limit" in said
+    assert "e4r4 would need 15.3 GB" in said
+    assert "this version cannot do that yet" in said
+
+
+def test_why() -> None:
+    assert choose(MAVERICK, mac(192 * GIB)).why == (
+        "needs 175.9 GB; within the limit of 154.6 GB the largest is e2r6"
+    )
+    assert choose(MAVERICK, mac(128 * GIB)).why == (
+        "needs 124.0 GB; within the limit of 115.4 GB there is none"
+    )
+    assert choose(MAVERICK, mac(256 * GIB)).why == (
+        "needs 236.3 GB and fits the limit of 239.0 GB; the next larger, e4r8, needs 239.8 GB"
+    )
+
+
+def test_context_and_cache_bits_decide_as_well() -> None:
+    """At a million tokens the cache takes 52.7 GB, or 14.8 with 4 bits."""
+    machine = mac(256 * GIB)
+    assert choose(MAVERICK, machine, 1048576).recipe.name == "e3r6"
+    assert choose(MAVERICK, machine, 1048576, kv_bits=4).recipe.name == "e4r4"
+    small = mac(128 * GIB)
+    with pytest.raises(DoesNotFit, match="use --context ") as error:
+        choose(MAVERICK, small, 1048576)
+    context = int(str(error.value).split("--context ")[1].split(",")[0])
+    assert choose(MAVERICK, small, context).recipe.name == "e2g128r4"
+    with pytest.raises(DoesNotFit):
+        choose(MAVERICK, small, context + 256)
+
+
+def test_more_bits_of_the_rest_are_no_reason_to_raise_the_limit() -> None:
+    """On 256 GB e4r8 would need it; on an older macOS e4r4 does, for a bit more of experts."""
+    machine = mac(256 * GIB)
+    assert fit(sizing.size(MAVERICK, Recipe.parse("e4r8"), CONTEXT), machine).verdict == "raised"
+    assert choose(MAVERICK, machine).recipe.name == "e4r6"
+    older = choose(MAVERICK, machine.with_limit(192 * GIB))
+    assert (older.recipe.name, older.verdict) == ("e4r4", Verdict.RAISED)
+
+
+def test_a_smaller_model_has_other_choices() -> None:
+    assert choose(SCOUT, mac(64 * GIB)).recipe.name == "e3g128r6"
+    assert choose(SCOUT, mac(192 * GIB)).recipe.name == "e8r8"
+
+
+def machine(limit: int, raised: int) -> Machine:
+    return Machine("a machine", raised, limit, raised, None, None, ("", ""))
+
+
+def test_verdicts_to_the_byte(sizes: dict[str, Size]) -> None:
+    size = sizes["e4r4"]
+    need, slots = size.budget.total, size.experts // 64  # two of 128 experts in every layer
+    streamed = size.shared + slots
+    assert fit(size, machine(need, need)).verdict is Verdict.FITS
+    assert fit(size, machine(need - 1, need)).verdict is Verdict.RAISED
+    assert fit(size, machine(need - 1, need - 1)).verdict is Verdict.STREAMED
+    assert fit(size, machine(streamed, streamed)).verdict is Verdict.STREAMED
+    by_raising = fit(size, machine(streamed - 1, streamed))
+    assert by_raising.verdict is Verdict.STREAMED
+    assert by_raising.command == f"sudo sysctl iogpu.wired_limit_mb={-(-streamed // 2**20)}"
+    assert fit(size, machine(streamed - 1, streamed - 1)).verdict is Verdict.NO
+
+
+def test_room_for_streamed_experts(sizes: dict[str, Size]) -> None:
+    made = fit(sizes["e4r4"], mac(128 * GIB))
+    assert made.room == int(107.5 * GIB) - sizes["e4r4"].shared
+    assert made.expert_share == pytest.approx(0.46, abs=0.005)
+    assert fit(sizes["e4r4"], mac(512 * GIB)).expert_share == 1.0
+
+
+def test_contexts_that_the_model_does_not_have() -> None:
+    assert sizing.checked_context(MAVERICK, None) == 32768
+    for context in (0, 1048577):
+        with pytest.raises(UsageError, match="1 to 1048576"):
+            choose(MAVERICK, macs.mac(512 * GIB), context)
+
+
+def test_nothing_loads_mlx() -> None:
+    code = (
+        "import sys; from mlx_maverick import sizing, macs, published_models as p;"
+        "sizing.choose(p.MODELS['maverick'].config, macs.mac(2**38));"
+        "sys.exit(any(m.split('.')[0] == 'mlx' for m in sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
