@@ -74,16 +74,9 @@ def test_mlx_vlm_with_every_format(form: str, recipe: str, made: Made) -> None:
     as_in_mlx_vlm(made(form, recipe, False))
 
 
-@pytest.mark.parametrize(
-    "rules",
-    [
-        ["routed@first,last=+1", "attention_v=8g32", "routed_down=3g128"],
-        ["router=8", "vision=8", "projector=4", "lm_head=bf16", "dense@0=bf16"],
-        [f"{c}=bf16" for c in ("routed", "shared", "dense", "attention", "embed", "lm_head")],
-    ],
-)
-def test_both_with_mixed_bits(maverick_mini: Path, out: Path, rules: list[str]) -> None:
-    convert(maverick_mini, out, Recipe.parse("e4r6", rules))
+def test_both_with_nothing_quantised(maverick_mini: Path, out: Path) -> None:
+    names = ("routed", "shared", "dense", "attention", "embed", "lm_head")
+    convert(maverick_mini, out, Recipe.parse("e4r4", [f"{name}=bf16" for name in names]))
     as_in_mlx_lm(out)
     as_in_mlx_vlm(out)
 
@@ -178,7 +171,7 @@ def modules(model: nn.Module) -> dict[str, Quant]:
 def test_every_recipe_loads_everywhere(name: str, recipe: Recipe, out: Path) -> None:
     """With the bits it says, and the same logits in mlx-lm, mlx-vlm and here."""
     source = REFERENCE / name
-    convert(source, out, recipe)
+    convert(source, out, recipe, fast=True)  # which numbers there are does not matter
     config, made = ModelConfig.from_folder(source), Checkpoint.open(out)
     resolved = recipe.resolved(config)
     wanted = {
@@ -200,7 +193,7 @@ def test_every_recipe_loads_everywhere(name: str, recipe: Recipe, out: Path) -> 
 def test_a_packed_tower_still_sees(maverick_mini: Path, out: Path) -> None:
     pixels = Golden(maverick_mini)["image_03.pixel_values"]
     wanted = load_model(maverick_mini).encode_image(pixels)
-    convert(maverick_mini, out, Recipe.parse("e4r4", ["vision=8g32", "projector=8"]))
+    convert(maverick_mini, out, Recipe.parse("e4r4", ["vision=8g32", "projector=8"]), fast=True)
     features = load_model(out).encode_image(pixels)
     error = mx.sqrt(mx.mean((features - wanted) ** 2) / mx.mean(wanted**2)).item()
     assert 1e-6 < error < 0.05
