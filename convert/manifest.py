@@ -4,6 +4,7 @@ Knows nothing of models. It holds no time and no absolute path: two runs give th
 and a folder put on the Hub does not tell its maker's directory names.
 """
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -51,4 +52,16 @@ class Manifest:
 def manifest(about: Mapping[str, Any], files: Mapping[str, File]) -> bytes:
     """The text of maverick.json for a conversion of this identity (see `identity`)."""
     named = {name: asdict(files[name]) for name in sorted(files)}
-    return json_bytes({"version": VERSION, **about, "files": named})
+    return _sealed({"version": VERSION, **about, "files": named})
+
+
+def intact(folder: Path) -> bool:
+    """Whether maverick.json is, to the byte, what `manifest` made."""
+    raw = read_json(folder / MANIFEST)
+    raw.pop("sha256", None)
+    return (folder / MANIFEST).read_bytes() == _sealed(raw)
+
+
+def _sealed(raw: Mapping[str, Any]) -> bytes:
+    """With a hash of all that comes before it."""
+    return json_bytes({**raw, "sha256": hashlib.sha256(json_bytes(raw)).hexdigest()})

@@ -3,7 +3,7 @@
 Knows nothing of how it was made; any folder with a maverick.json can be checked.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from mlx_maverick.checkpoint import INDEX, Checkpoint
@@ -11,9 +11,9 @@ from mlx_maverick.config import ModelConfig, read_json
 from mlx_maverick.errors import BadCheckpoint
 
 from .formats import Source
-from .hashes import hash_files
+from .hashes import File, hash_files
 from .layout import Layout
-from .manifest import Manifest
+from .manifest import MANIFEST, Manifest, intact
 from .progress import Progress, ignore
 from .source import Packed
 
@@ -21,34 +21,53 @@ from .source import Packed
 def verify(folder: Path, progress: Callable[[Progress], None] = ignore) -> Manifest:
     """Read the whole folder and compare it with its index and its maverick.json.
 
-    Raises NotFound if either or a shard is missing, BadCheckpoint naming the first file that
-    is not what it was.
+    Raises NotFound without maverick.json, BadCheckpoint naming the first file that is not what
+    it was.
     """
-    checkpoint = Checkpoint.open(folder)
-    size = read_json(folder / INDEX).get("metadata", {}).get("total_size")
-    if size != checkpoint.nbytes:
-        raise _changed(f"{folder / INDEX} counts {size} bytes, the shards {checkpoint.nbytes}")
-    _check_shapes(folder, checkpoint)
     manifest = Manifest.read(folder)
-    unknown = [file.name for file in checkpoint.files if file.name not in manifest.files]
-    if unknown:
-        raise _changed(f"{folder / unknown[0]} is not listed in maverick.json")
+    if not intact(folder):
+        raise _changed(f"{folder / MANIFEST} is not what was written")
     for name, file in manifest.files.items():
         if not (folder / name).is_file():
             raise _changed(f"{folder / name} is missing")
         if (found := (folder / name).stat().st_size) != file.size:
             raise _changed(f"{folder / name} has {found} bytes instead of {file.size}")
-    sizes = {name: file.size for name, file in manifest.files.items()}
-    hashes = hash_files(folder, sizes)
+    # The small ones first: the structure is read off them, and an error there would be blamed
+    # on the weights.
+    _check_hashes(folder, {n: f for n, f in manifest.files.items() if not _weights(n)}, ignore)
+    _check_structure(folder, manifest)
+    _check_hashes(folder, manifest.files, progress)
+    return manifest
+
+
+def _weights(name: str) -> bool:
+    return name.endswith(".safetensors")
+
+
+def _check_hashes(
+    folder: Path, files: Mapping[str, File], progress: Callable[[Progress], None]
+) -> None:
+    hashes = hash_files(folder, {name: file.size for name, file in files.items()})
     try:
         while True:
             progress(next(hashes))
     except StopIteration as end:
         found, _ = end.value
     for name, hashed in found.items():
-        if hashed.sha256 != manifest.files[name].sha256:
+        if hashed.sha256 != files[name].sha256:
             raise _changed(f"{folder / name} is not what was written")
-    return manifest
+
+
+def _check_structure(folder: Path, manifest: Manifest) -> None:
+    """Headers, index and config.json must agree, and no other weights lie beside."""
+    checkpoint = Checkpoint.open(folder)
+    size = read_json(folder / INDEX).get("metadata", {}).get("total_size")
+    if size != checkpoint.nbytes:
+        raise _changed(f"{folder / INDEX} counts {size} bytes, the shards {checkpoint.nbytes}")
+    _check_shapes(folder, checkpoint)
+    unknown = [file.name for file in checkpoint.files if file.name not in manifest.files]
+    if unknown:
+        raise _changed(f"{folder / unknown[0]} is not listed in maverick.json")
 
 
 def _check_shapes(folder: Path, checkpoint: Checkpoint) -> None:

@@ -80,15 +80,19 @@ class Report:
             self.line.say(self._words(event))
 
     def _words(self, event: Progress) -> str:
-        share = f"{event.stage} {event.done / max(event.total, 1):4.0%}"
-        words = [share, f"{gb(event.done)} of {gb(event.total)}"]
+        """Everything fits into 80 columns, on which the live line is cut off."""
+        share = f"{event.stage} {event.done / max(event.total, 1):.0%}"
+        words = [share, _of(event.done, event.total)]
+        layer = self._layer(event)
+        if layer is not None:
+            words.append(f"layer {layer}/{self._layers}")
         if rate := self._rate():
             words.append(f"{gb(rate)}/s")
             eta = self._eta(event)
             words += [f"{duration(eta)} left"] if eta is not None else []
-        words.append(f"memory {gb(process.memory())}")
-        layer = self._layer(event)
-        words.append(event.what if layer is None else f"layer {layer} of {self._layers}")
+        words.append(f"RAM {gb(process.memory())}")
+        if layer is None:
+            words.append(event.what)
         return "  ".join(words)
 
     def _converted(self, event: Converted) -> None:
@@ -119,8 +123,14 @@ class Report:
         print(json.dumps({"event": kind, **facts}), flush=True)
 
 
+def _of(done: int, total: int) -> str:
+    """As '321.2/803.1 GB'."""
+    (some, unit), (every, whole) = gb(done).split(), gb(total).split()
+    return f"{some}/{every} {whole}" if unit == whole else f"{some} {unit}/{every} {whole}"
+
+
 def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes} min" if minutes < 90 else f"{minutes / 60:.1f} h"

@@ -1,10 +1,13 @@
 """`mlx-maverick convert` as a person or a script meets it."""
 
 import json
+import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -44,18 +47,31 @@ def test_it_converts_and_says_so_on_stderr(
     assert main(["convert", str(maverick_mini), "--recipe", "e4r6", "--out", str(out)]) == 0
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err.startswith(f"{out}: 3.4 MB, e4r6, ")
-    assert captured.err.count("\n") == 1
+    first, last = captured.err.splitlines()
+    assert first == f"{maverick_mini}, BF16: 9.3 MB to read, e4r6 makes 3.4 MB"
+    assert last.startswith(f"{out}: 3.4 MB, e4r6, ")
     assert verify(out).recipe == "e4r6"
     assert [p.name for p in out.parent.iterdir()] == [out.name]
 
 
 def test_json(maverick_mini: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["convert", str(maverick_mini), "--out", str(out), "--json"]) == 0
-    result = json.loads(capsys.readouterr().out)
-    assert result.pop("seconds") >= 0
-    size = sum(p.stat().st_size for p in out.iterdir())
-    assert result == {"folder": str(out), "recipe": "e4r4", "bytes": size}
+    captured = capsys.readouterr()
+    planned, *progress, converted = map(json.loads, captured.out.splitlines())
+    assert captured.err == ""
+    assert (planned["event"], planned["recipe"], planned["done"]) == ("planned", "e4r4", 0)
+    assert {event["event"] for event in progress} == {"progress"}
+    assert progress[-1]["stage"] == "hashing"
+    assert progress[-1]["done"] == progress[-1]["total"] == planned["nbytes"] + readme(out)
+    assert converted["event"] == "converted"
+    assert converted["folder"] == str(out)
+    assert converted["bytes"] == sum(p.stat().st_size for p in out.iterdir())
+    assert set(converted["files"]) == {p.name for p in out.iterdir()}
+
+
+def readme(out: Path) -> int:
+    """It is not in the planned size, as it tells sizes itself."""
+    return (out / "README.md").stat().st_size
 
 
 def test_the_default_name_and_mlx_lms_spellings(
@@ -77,8 +93,10 @@ def test_progress_on_a_terminal(
     assert StatusLine().live
     assert main(["convert", str(maverick_mini), "--out", str(out)]) == 0
     shown = capsys.readouterr().err.split("\r\x1b[K")
-    assert "100%  9.3 MB of 9.3 MB" in "".join(line for line in shown if "converting" in line)
-    assert any("experts.down_proj (expert 7)" in line for line in shown)
+    assert "100%  9.3/9.3 MB" in "".join(line for line in shown if "converting" in line)
+    assert any("layer 7/8" in line for line in shown)
+    assert any(line.startswith("hashing 100%") for line in shown)
+    assert all("RAM " in line for line in shown[1:-1])
     assert shown[-1].startswith(f"{out}: ")
 
 
@@ -112,7 +130,9 @@ def test_usage_errors(maverick_mini: Path, out: Path, capsys: pytest.CaptureFixt
 def test_not_found(
     maverick_mini: Path, tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert failed(capsys, "meta-llama/nothing-here", "--out", out)[0] == 3
+    command = [sys.executable, "-m", "mlx_maverick", "convert", "meta-llama/none", "--out", out]
+    offline = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")}
+    assert subprocess.run(command, env=offline, capture_output=True).returncode == 3
     assert failed(capsys, tmp_path, "--out", out)[0] == 3
     assert failed(capsys, maverick_mini, "--out", tmp_path / "none/here")[0] == 3
 
@@ -146,59 +166,199 @@ def test_too_little_disk(
     assert list(out.parent.iterdir()) == []
 
 
-# The child writes its first slice, says so, and waits for the signal in the middle of it.
+# The child stops in the middle of its work and says so, until the test has sent its signal.
 CHILD = """
-import os, signal, sys, time
-from mlx_maverick.cli.entry import entry
-write = os.pwrite
-def first(*args):
-    count = write(*args)
-    print("writing", flush=True)
-    while True:  # not signal.pause(): a signal just before it would be missed
-        time.sleep(0.01)
-os.pwrite = first
+import os, signal, sys, threading
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored under nohup
+from mlx_maverick.cli.entry import entry
+from mlx_maverick.convert import pipeline
+{before}
 entry()
+"""
+WRITING = """
+write, count, go = os.pwrite, 0, threading.Event()
+def counted(*args):
+    global count
+    count += 1
+    if count == {at}:
+        sys.stdout.write("writing\\n"); sys.stdout.flush()
+        go.wait(1.0)  # till the signal was taken, or a little longer
+    return write(*args)
+os.pwrite = counted
 """
 
 
+@contextmanager
+def child(before: str, *words: object) -> Iterator["subprocess.Popen[str]"]:
+    command = [sys.executable, "-c", CHILD.format(before=before), "convert", *map(str, words)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
+        yield process
+
+
+def same(one: Path, other: Path) -> None:
+    assert {p.name: p.read_bytes() for p in one.iterdir()} == {
+        p.name: p.read_bytes() for p in other.iterdir()
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(maverick_mini: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As nothing disturbed it."""
+    out = tmp_path_factory.mktemp("whole") / "model"
+    assert main(["convert", str(maverick_mini), "--fast", "--out", str(out)]) == 0
+    return out
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_leaves_nothing(maverick_mini: Path, out: Path, number: signal.Signals) -> None:
-    words = ["convert", str(maverick_mini), "--out", str(out)]
-    with subprocess.Popen(
-        [sys.executable, "-c", CHILD, *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as child:
-        assert child.stdout
-        assert child.stdout.readline() == "writing\n"
-        partial = out.with_name(out.name + ".partial")
-        assert any(partial.glob("*.safetensors"))
-        child.send_signal(number)
-        _, said = child.communicate(timeout=60)
-    assert child.returncode == 130
-    assert said.startswith("mlx-maverick: ")
-    assert said.count("\n") == 1
+@pytest.mark.parametrize("at", [30, 700])
+def test_a_signal_says_what_is_kept_and_the_same_command_goes_on(
+    maverick_mini: Path,
+    out: Path,
+    whole: Path,
+    number: signal.Signals,
+    at: int,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = [str(maverick_mini), "--fast", "--out", str(out)]
+    with child(WRITING.format(at=at), *words) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "writing\n"
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.count("\n") == 2
+    last = said.splitlines()[1]
+    word = "interrupted" if number == signal.SIGINT else "terminated"
+    assert re.fullmatch(
+        rf"mlx-maverick: {word}; \d+% is kept in {out}\.partial: the same command goes on", last
+    )
+    capsys.readouterr()
+    assert main(["convert", *words]) == 0
+    assert f"{out}.partial has {last.split()[2]} of it already" in capsys.readouterr().err
+    same(out, whole)
+    assert [p.name for p in out.parent.iterdir()] == [out.name]
+
+
+def test_a_signal_before_anything_is_done_leaves_nothing(maverick_mini: Path, out: Path) -> None:
+    """Here the first header is being written."""
+    with child(WRITING.format(at=2), maverick_mini, "--out", out) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "writing\n"
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said == "mlx-maverick: interrupted\n"
     assert list(out.parent.iterdir()) == []
 
 
-def test_killed_outright_it_leaves_no_output_and_the_next_run_succeeds(
-    maverick_mini: Path, out: Path
+SHOWING = """
+from mlx_maverick.cli import converting
+show, count = converting.Report.show, 0
+def counted(self, event):
+    global count
+    count += 1
+    if count == 150:
+        os.kill(os.getpid(), signal.{number})
+    show(self, event)
+converting.Report.show = counted
+"""
+
+
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+def test_a_signal_while_progress_is_shown(
+    maverick_mini: Path, out: Path, whole: Path, number: str
 ) -> None:
-    words = ["convert", str(maverick_mini), "--out", str(out)]
-    with subprocess.Popen(
-        [sys.executable, "-c", CHILD, *words], stdout=subprocess.PIPE, text=True
-    ) as child:
-        assert child.stdout
-        assert child.stdout.readline() == "writing\n"
-        assert main(words) == 2  # the folder is in use
-        child.kill()
-        child.wait(timeout=60)
+    """Outside of the conversion itself, which is to know all the same."""
+    with child(SHOWING.format(number=number), maverick_mini, "--fast", "--out", out) as process:
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "% is kept in" in said
+    assert main(["convert", str(maverick_mini), "--fast", "--out", str(out)]) == 0
+    same(out, whole)
+
+
+TWICE = """
+wait, count = os.fsync, 0
+def slow(file):
+    global count
+    count += 1
+    if count == 3:
+        sys.stdout.write("syncing\\n"); sys.stdout.flush()
+        threading.Event().wait(0.5)
+    return wait(file)
+os.fsync = slow
+"""
+
+
+def test_a_second_ctrl_c(maverick_mini: Path, out: Path, whole: Path) -> None:
+    """While what is done is put on the disk for good: it ends, with one line, and goes on later."""
+    with child(TWICE, maverick_mini, "--fast", "--out", out) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "syncing\n"
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in said
+    assert not out.exists()
+    assert main(["convert", str(maverick_mini), "--fast", "--out", str(out)]) == 0
+    same(out, whole)
+
+
+def test_a_second_conversion_into_the_same_folder_is_refused(
+    maverick_mini: Path, out: Path, whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With --restart, too; and when the first is killed outright, the next goes on."""
+    words = [str(maverick_mini), "--fast", "--out", str(out)]
+    capsys.readouterr()
+    with child(WRITING.format(at=30).replace("go.wait(1.0)", "go.wait(60)"), *words) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "writing\n"
+        for more in ([], ["--restart"]):
+            code, said = failed(capsys, *words, *more)
+            assert code == 2
+            assert "is being written by another conversion" in said
+        process.kill()
+        process.wait(timeout=60)
     assert [p.name for p in out.parent.iterdir()] == [out.name + ".partial"]
-    assert main(words) == 0
-    assert [p.name for p in out.parent.iterdir()] == [out.name]
-    verify(out)
+    assert main(["convert", *words]) == 0
+    same(out, whole)
+
+
+def test_another_recipe_is_refused_until_restarted(
+    maverick_mini: Path, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with child(WRITING.format(at=700), maverick_mini, "--fast", "--out", out) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "writing\n"
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    code, said = failed(capsys, maverick_mini, "--out", out)
+    assert code == 2
+    assert "quantiser min-max, and this one has least squares" in said
+    assert "the same command goes on" not in said
+    code, said = failed(capsys, maverick_mini, "--out", out, "--fast", "-r", "e4r6")
+    assert code == 2
+    assert "recipe name e4r4, and this one has name e4r6" in said
+    assert main(["convert", str(maverick_mini), "-r", "e4r6", "-o", str(out), "--restart"]) == 0
+    assert verify(out).recipe == "e4r6"
+
+
+def test_a_reader_of_events_that_goes_away(maverick_mini: Path, out: Path, whole: Path) -> None:
+    """`convert --json | head -1`: it ends, and what is done is kept."""
+    reading, writing = os.pipe()
+    command = [sys.executable, "-m", "mlx_maverick", "convert", maverick_mini, "--fast", "--json"]
+    with subprocess.Popen([*command, "--out", out], stdout=writing, stderr=subprocess.PIPE) as made:
+        os.close(writing)
+        assert os.read(reading, 20).startswith(b'{"event": "planned"')
+        os.close(reading)
+        _, said = made.communicate(timeout=60)
+    assert made.returncode == 1
+    assert said == b""
+    assert not out.exists()
+    assert main(["convert", str(maverick_mini), "--fast", "--out", str(out)]) == 0
+    same(out, whole)
 
 
 def test_help_loads_neither_mlx_nor_textual() -> None:

@@ -1,6 +1,7 @@
 """What reaches a terminal: nothing that could control it."""
 
 import io
+import os
 
 import pytest
 
@@ -50,3 +51,19 @@ def test_off_a_terminal_it_is_silent() -> None:
     status.show("loading")
     status.clear()
     assert stream.getvalue() == ""
+
+
+def test_a_line_is_cut_to_the_terminals_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that wraps could not be rewritten; the last column is left free."""
+    terminal = Terminal()
+    status = StatusLine(terminal)
+    status.show("x" * 300)
+    assert terminal.getvalue() == "\r\x1b[K" + "x" * 79  # it does not tell
+    monkeypatch.setattr(terminal, "fileno", lambda: 2)
+    for columns, shown in [(120, 119), (40, 39), (0, 79)]:
+        size = os.terminal_size((columns, 24))
+        monkeypatch.setattr(os, "get_terminal_size", lambda file, size=size: size)
+        terminal.truncate(0)
+        terminal.seek(0)
+        status.show("x" * 300)
+        assert terminal.getvalue() == "\r\x1b[K" + "x" * shown
