@@ -81,7 +81,8 @@ def stream(
     Raises UsageError (recipe, `out` exists, another conversion was begun), NotFound,
     BadCheckpoint (anything wrong with the source), DoesNotFit (disk), MaverickError (network).
     """
-    out, folder = Path(out), partial(Path(out))
+    out = Path(out).expanduser()
+    folder = partial(out)
     wanted = None if recipe == KEEP else recipe
     wanted = Recipe.parse(wanted) if isinstance(wanted, str) else wanted
     if completed(out):
