@@ -11,7 +11,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_maverick.errors import BadCheckpoint, MaverickError
+from mlx_maverick.errors import BadCheckpoint, MaverickError, UsageError
 
 from . import journal, origin
 from .card import CARD, card
@@ -81,11 +81,11 @@ def stream(
     Raises UsageError (recipe, `out` exists, another conversion was begun), NotFound,
     BadCheckpoint (anything wrong with the source), DoesNotFit (disk), MaverickError (network).
     """
-    out = Path(out).expanduser()
+    out = _expanded(out)
     folder = partial(out)
     wanted = None if recipe == KEEP else recipe
     wanted = Recipe.parse(wanted) if isinstance(wanted, str) else wanted
-    if completed(out):
+    if completed(out) and Manifest.read(out).recipe == (wanted.name if wanted else KEEP):
         yield _finished(out, Clock(), 0, 0.0)
         return
     begun = None if restart else journal.read(folder)
@@ -100,6 +100,13 @@ def stream(
                 weights = yield from _carry_out(plan, result, about, fast, clock)
                 result.finish(out)
     yield _finished(out, clock, weights, perf_counter() - start)
+
+
+def _expanded(out: str | Path) -> Path:
+    try:
+        return Path(out).expanduser()
+    except RuntimeError:  # ~ of nobody
+        raise UsageError(f"{str(out)!r} is nobody's folder; choose another output") from None
 
 
 def _carry_out(

@@ -6,6 +6,7 @@ Knows nothing of how it is found out.
 import argparse
 from pathlib import Path
 
+from .. import hub
 from ..convert.progress import Progress
 from ..errors import UsageError
 from ..units import gb
@@ -38,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     from ..convert.sample import sample
     from ..convert.verify import verify
 
-    folder, status = args.folder.expanduser(), StatusLine()
+    folder, status = hub.resolve(args.folder), StatusLine()
 
     def reading(event: Progress) -> None:
         status.show(f"reading {gb(event.done)} of {gb(event.total)}  {event.what}")
