@@ -6,6 +6,7 @@ https://huggingface.co/docs/hub/model-cards#model-card-metadata
 
 from collections.abc import Iterator, Mapping
 from math import prod
+from shlex import quote
 from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
@@ -71,7 +72,7 @@ def _lines(plan: Plan, about: Mapping[str, Any], name: str, recipe: str) -> Iter
         yield f"Rules of the recipe: {', '.join(f'`{rule}`' for rule in rules)}."
         yield ""
     yield "```sh"
-    yield f"mlx-maverick chat --model {name if kept else f'{name}-{recipe}'}"
+    yield f"mlx-maverick chat --model {quote(name if kept else f'{name}-{recipe}')}"
     yield "```"
     yield ""
     others = "mlx-lm (text) and mlx-vlm" if _has_vision(plan) else "mlx-lm"

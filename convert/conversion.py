@@ -11,12 +11,13 @@ from typing import Any
 
 import mlx.core as mx
 
+from mlx_maverick.config import read_json
 from mlx_maverick.errors import BadCheckpoint, MaverickError, UsageError
 
 from . import journal, origin
 from .card import CARD, card
 from .hashes import Extent, hash_files
-from .identity import identity
+from .identity import identity, quantiser_word, recipe_words
 from .manifest import MANIFEST, Manifest, manifest
 from .pipeline import BEHIND_BYTES, Reader, Writer, ahead_bytes
 from .plan import Job, Plan, make_plan
@@ -85,7 +86,8 @@ def stream(
     folder = partial(out)
     wanted = None if recipe == KEEP else recipe
     wanted = Recipe.parse(wanted) if isinstance(wanted, str) else wanted
-    if completed(out) and Manifest.read(out).recipe == (wanted.name if wanted else KEEP):
+    if not restart and _was_killed_last(out, source, wanted, fast):
+        completed(out)
         yield _finished(out, Clock(), 0, 0.0)
         return
     begun = None if restart else journal.read(folder)
@@ -102,6 +104,20 @@ def stream(
     yield _finished(out, clock, weights, perf_counter() - start)
 
 
+def _was_killed_last(out: Path, source: str | Path, wanted: Recipe | None, fast: bool) -> bool:
+    """Whether `out` is this very conversion, killed just before its journal was removed."""
+    if not (out / journal.NAME).is_file() or not (out / MANIFEST).is_file():
+        return False
+    about = read_json(out / MANIFEST)
+    theirs = about.get("source", {})
+    names = {str(source), Path(source).expanduser().resolve().name}
+    return (
+        about.get("recipe") == recipe_words(wanted)
+        and about.get("quantiser") == quantiser_word(wanted, fast)
+        and not names.isdisjoint({theirs.get("repo"), theirs.get("folder")})
+    )
+
+
 def _expanded(out: str | Path) -> Path:
     try:
         return Path(out).expanduser()
@@ -114,22 +130,10 @@ def _carry_out(
 ) -> Generator[Event, None, int]:
     """Everything inside the `.partial` folder; returns how many weights were converted."""
     result.prepare()
-    todo = [(n, job) for n, job in enumerate(plan.jobs) if n not in result.journal.done]
-    total = plan.read_nbytes  # a sum over thousands of jobs, not to be formed for each of them
-    count = total - sum(job.nbytes for _, job in todo)
-    yield _planned(plan, result, about, count)
+    done = dict(result.journal.done)
+    yield _planned(plan, result, about, sum(plan.jobs[n].nbytes for n in done))
 
-    with (
-        closing(Writer(result, clock)) as writer,
-        closing(Reader(plan.files, todo, clock)) as reader,
-    ):
-        for number, job, data in reader:
-            run(job, data, writer, clock, fast)
-            writer.end(number)
-            count += job.nbytes
-            yield Progress("converting", count, total, str(job))
-        writer.finish()
-
+    yield from _convert(plan, result, fast, clock)
     texts = plan.documents | {CARD: card(plan, about)}
     for name, text in texts.items():
         result.add(name, text)
@@ -137,14 +141,39 @@ def _carry_out(
     verify_layout(result.folder, plan.layout)
     sizes = plan.sizes | {CARD: len(texts[CARD])}
     files, changed = yield from hash_files(result.folder, sizes, _extents(plan, result))
+    if changed:  # by another program perhaps, while nothing was running; once is forgiven
+        result.journal.forget(changed)
+        yield from _convert(plan, result, fast, clock)
+        files, changed = yield from hash_files(result.folder, sizes, _extents(plan, result))
     if changed:
         result.journal.forget(changed)
         raise BadCheckpoint(
-            f"{result.folder} does not hold what was written into it (a failing disk, or another "
-            f"program): {len(changed)} pieces will be written again"
+            f"{result.folder} does not hold what was written into it, twice; check its disk, or "
+            "choose another output"
         )
     result.add(MANIFEST, manifest(about, files))
-    return sum(part.weights for _, job in todo for part in job.parts)
+    todo = (job for n, job in enumerate(plan.jobs) if n not in done)
+    return sum(part.weights for job in todo for part in job.parts)
+
+
+def _convert(plan: Plan, result: Output, fast: bool, clock: Clock) -> Iterator[Progress]:
+    """All jobs that the journal does not say are done."""
+    todo = [(n, job) for n, job in enumerate(plan.jobs) if n not in result.journal.done]
+    total = plan.read_nbytes  # a sum over thousands of jobs, not to be formed for each of them
+    count = total - sum(job.nbytes for _, job in todo)
+    with (
+        closing(Writer(result, clock)) as writer,
+        closing(Reader(plan.files, todo, clock)) as reader,
+    ):
+        for number, job, data in reader:
+            if isinstance(data, float):
+                yield Progress("converting", count, total, str(job), waited=data)
+                continue
+            run(job, data, writer, clock, fast)
+            writer.end(number)
+            count += job.nbytes
+            yield Progress("converting", count, total, str(job))
+        writer.finish()
 
 
 def _begin(plan: Plan, result: Output, about: Mapping[str, Any]) -> None:
@@ -213,6 +242,8 @@ def _planned(plan: Plan, result: Output, about: Mapping[str, Any], done: int) ->
         to_read=plan.read_nbytes,
         done=done,
         nbytes=plan.nbytes,
+        kept=plan.kept,
+        files=(*plan.sizes, CARD, MANIFEST),
         memory=peak_bytes(plan),
         weights=plan.weights,
         layers=plan.config.text.num_hidden_layers,

@@ -12,15 +12,15 @@ import mlx.core as mx
 from mlx_maverick import __version__
 
 from .plan import Plan
+from .recipe import Recipe
 
 
 def identity(plan: Plan, source: Mapping[str, Any], fast: bool) -> dict[str, Any]:
     """What is made of what, and with what: the conversions of equal identity give equal bytes.
     JSON values."""
-    recipe = plan.recipe
     return {
-        "recipe": recipe.describe() if recipe else {"name": "keep"},
-        "quantiser": "none" if not recipe else "min-max" if fast else "least squares",
+        "recipe": recipe_words(plan.recipe),
+        "quantiser": quantiser_word(plan.recipe, fast),
         "source": {**source, "form": plan.form, "fingerprint": plan.fingerprint},
         "tools": {
             "mlx-maverick": __version__,
@@ -28,3 +28,12 @@ def identity(plan: Plan, source: Mapping[str, Any], fast: bool) -> dict[str, Any
             "device": str(mx.default_device().type).rpartition(".")[2],
         },
     }
+
+
+def recipe_words(recipe: Recipe | None) -> dict[str, Any]:
+    """JSON values; without a recipe the source's quantisation is kept."""
+    return recipe.describe() if recipe else {"name": "keep"}
+
+
+def quantiser_word(recipe: Recipe | None, fast: bool) -> str:
+    return "none" if not recipe else "min-max" if fast else "least squares"

@@ -47,9 +47,9 @@ class Journal:
 
     def forget(self, jobs: Iterable[int]) -> None:
         """Have these done again."""
-        lost = sorted(set(jobs))
+        lost = set(jobs)
         if lost:
-            self._append("\n".join(json.dumps([number]) for number in lost))
+            self._append("\n".join(json.dumps([number]) for number in sorted(lost)))
         self.done = {number: crcs for number, crcs in self.done.items() if number not in lost}
 
     def _append(self, lines: str) -> None:
@@ -82,6 +82,8 @@ def refuse_other(
     for key in ("recipe", "quantiser", "source", "tools"):
         if found.get(key) != wanted[key]:
             begun, now = _difference(found.get(key), wanted[key])
+            if begun.startswith("commit ") and not begun.endswith(" null"):
+                begun += f" (--revision {begun.removeprefix('commit ')})"
             raise UsageError(
                 f"{folder} holds {share:.0%} of a conversion with {key} {begun}, and this one has "
                 f"{now}; repeat that command, choose another --out, or discard it with --restart"

@@ -7,7 +7,7 @@ that computes them until they are evaluated. Both directions are bounded in byte
 import queue
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from threading import Thread
 from time import monotonic
 from zlib import crc32
@@ -25,7 +25,9 @@ from .write import Output
 # Three of the largest slices: one being quantised, two being read.
 AHEAD_BYTES = 512 << 20
 AHEAD_JOBS = 16
+ROOMY = 1.25  # how much larger than needed a buffer may be to be used again
 ALIGNED = 64  # bytes; slices of one buffer are viewed as wider integers
+HEARTBEAT_SECONDS = 1.0
 READERS = 4  # threads; one alone does not fill an SSD's queue
 BEHIND_BYTES = 128 << 20
 # How often what was written is made durable and noted: what a kill may cost.
@@ -33,19 +35,21 @@ SYNC_SECONDS = 5.0
 
 
 def ahead_bytes(jobs: Iterable[Job]) -> int:
-    """Most that is held of the source at once."""
-    return max(AHEAD_BYTES, max((job.nbytes for job in jobs), default=0))
+    """Most that is held of the source at once, in buffers that may be a little larger."""
+    largest = max((job.nbytes for job in jobs), default=0)
+    return int(max(AHEAD_BYTES, largest) * ROOMY)
 
 
 class Reader:
-    """Gives jobs in order, each with the bytes of its slices."""
+    """Gives jobs in order, each with the bytes of its slices; and, once a second while one is
+    awaited, the job with the seconds since."""
 
     def __init__(self, files: Files, jobs: Sequence[tuple[int, Job]], clock: Clock):
         self._files, self._jobs, self._clock = files, jobs, clock
         self._pool = ThreadPoolExecutor(READERS, thread_name_prefix="read")
         self._spare: list[NDArray[np.uint8]] = []
 
-    def __iter__(self) -> Iterator[tuple[int, Job, Bytes]]:
+    def __iter__(self) -> Iterator[tuple[int, Job, Bytes | float]]:
         waiting: deque[tuple[int, Job, NDArray[np.uint8], Future[Bytes]]] = deque()
         ahead, upcoming = 0, iter(self._jobs)
         following = next(upcoming, None)
@@ -58,9 +62,10 @@ class Reader:
                 ahead += job.nbytes
                 following = next(upcoming, None)
             number, job, buffer, future = waiting.popleft()
-            with self._clock.on("waiting_for_reads"):
-                data = future.result()
-            yield number, job, data
+            since = monotonic()
+            while not self._arrived(future):
+                yield number, job, monotonic() - since
+            yield number, job, future.result()
             ahead -= job.nbytes
             self._spare.append(buffer)
 
@@ -68,6 +73,10 @@ class Reader:
         """Drop what is not read yet. Reads under way end by themselves, or when their files are
         closed: over a network that fell silent, that is all that ends them."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _arrived(self, future: Future[Bytes]) -> bool:
+        with self._clock.on("waiting_for_reads"):
+            return bool(wait([future], HEARTBEAT_SECONDS).done)
 
     @staticmethod
     def _near(job: Job, ahead: int, jobs: int) -> bool:
@@ -77,7 +86,7 @@ class Reader:
     def _buffer(self, nbytes: int) -> NDArray[np.uint8]:
         """A used one of about that size, as fresh memory costs a page fault for every page; but
         no buffers are kept that do not fit what is read now."""
-        fitting = [b for b in self._spare if nbytes <= b.nbytes <= 2 * nbytes]
+        fitting = [b for b in self._spare if nbytes <= b.nbytes <= ROOMY * nbytes]
         if fitting:
             buffer = min(fitting, key=lambda b: b.nbytes)
             self._spare = [b for b in self._spare if b is not buffer]

@@ -18,6 +18,7 @@ from mlx_maverick.checkpoint import INDEX, Checkpoint
 from mlx_maverick.config import ModelConfig, Quant, parse_json
 from mlx_maverick.errors import DoesNotFit, UsageError
 from mlx_maverick.files import Files, read_whole
+from mlx_maverick.names import TensorClass, tensor_class
 from mlx_maverick.units import gb
 
 from . import documents
@@ -96,6 +97,7 @@ class Plan:
     fingerprint: str  # of what is read: config, shapes, places
     form: str  # how the source is stored, in words
     quants: Mapping[str, Quant]  # of each quantised matrix, by path
+    kept: int  # matrices that have fewer bits already than the recipe gives, and stay so
 
     @cached_property
     def read_nbytes(self) -> int:  # asked for after every one of ten thousand jobs
@@ -154,7 +156,7 @@ def plan(
             f"{files.where} is not quantised by MLX, so there is nothing to keep; name a recipe"
         )
     recipe = recipe.resolved(config) if recipe else None
-    jobs, weights = [], 0
+    jobs, weights, kept = [], 0, 0
     outputs: dict[str, Entry] = {}
     quants: dict[str, Quant] = {}
     for pieces in source.pieces():
@@ -163,10 +165,12 @@ def plan(
         for part in job.parts:
             outputs |= {entry.name: entry for entry in part.entries}
         for piece in pieces:
-            if quant := _kept(piece, recipe) or _wanted(piece, recipe):
+            stored, wanted = _kept(piece, recipe), _wanted(piece, recipe)
+            if quant := stored or wanted:
                 quants[piece.name.removesuffix(".weight")] = quant
             if piece.first == 0:
                 weights += prod(piece.shape)
+                kept += bool(stored and stored != wanted)
     layout = Layout.of(outputs.values())
     texts = {
         "config.json": json_bytes(documents.config(raw, quants)),
@@ -174,7 +178,7 @@ def plan(
     }
     return Plan(
         files, config, recipe, layout, tuple(jobs), texts | documents.copies(files),
-        _fingerprint(raw, checkpoint), source.form, quants,
+        _fingerprint(raw, checkpoint), source.form, quants, kept,
     )  # fmt: skip
 
 
@@ -206,25 +210,21 @@ def _wanted(piece: Piece, recipe: Recipe | None) -> Quant | None:
 
 
 def _kept(piece: Piece, recipe: Recipe | None) -> Quant | None:
-    """The quantisation that a matrix already has and keeps: what was rounded away cannot be
-    had back, so it is never expanded. Raises UsageError if the recipe asks for more bits."""
+    """The quantisation that a matrix already has and keeps, unless the recipe makes it smaller:
+    what was rounded away cannot be had back. Raises UsageError if the recipe asks for more bits
+    of the routed experts, which it is mostly about."""
     if not isinstance(piece.encoding, Packed):
         return None
     stored, wanted = piece.encoding.quant, _wanted(piece, recipe)
-    if wanted in (None, stored):
+    if wanted is None or stored.bits_per_weight <= wanted.bits_per_weight:
+        if wanted not in (None, stored) and tensor_class(piece.name) is TensorClass.EXPERTS:
+            raise UsageError(
+                f"{piece.name} has only {stored.bits} bits in groups of {stored.group_size}, and "
+                f"the recipe asks for {wanted.bits} in groups of {wanted.group_size}: that adds "
+                "bytes and no precision; choose a recipe with fewer bits, or --recipe keep"
+            )
         return stored
-    if _bits(wanted) < _bits(stored):
-        return None
-    raise UsageError(
-        f"{piece.name} has only {stored.bits} bits in groups of {stored.group_size}, and the "
-        f"recipe asks for {wanted.bits} in groups of {wanted.group_size}: that adds bytes and no "
-        "precision; choose a smaller recipe, or --recipe keep"
-    )
-
-
-def _bits(quant: Quant) -> float:
-    """For each weight, with its share of scale and bias; other modes have one byte for both."""
-    return quant.bits + (32 if quant.mode == "affine" else 8) / quant.group_size
+    return None
 
 
 def _fingerprint(raw: Mapping[str, Any], checkpoint: Checkpoint) -> str:

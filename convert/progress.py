@@ -23,6 +23,8 @@ class Planned:
     to_read: int  # of the source, in all
     done: int  # of these, by an earlier run that is now resumed
     nbytes: int  # of the output
+    files: tuple[str, ...]  # that the output will have
+    kept: int  # matrices with fewer bits already than the recipe gives: they stay as they are
     memory: int  # that converting takes at most, an upper estimate
     weights: int
     layers: int
@@ -36,6 +38,7 @@ class Progress:
     done: int
     total: int
     what: str
+    waited: float = 0.0  # seconds without any of its bytes, as from a network that is lost
 
 
 @dataclass(frozen=True)

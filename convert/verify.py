@@ -3,12 +3,12 @@
 Knows nothing of how it was made; any folder with a maverick.json can be checked.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from mlx_maverick.checkpoint import INDEX, Checkpoint
 from mlx_maverick.config import ModelConfig, read_json
-from mlx_maverick.errors import BadCheckpoint
+from mlx_maverick.errors import BadCheckpoint, NotFound
 
 from .formats import Source
 from .hashes import File, hash_files
@@ -17,21 +17,25 @@ from .manifest import MANIFEST, Manifest, intact
 from .progress import Progress, ignore
 from .source import Packed
 
+NAMED = 5  # files in one message
+
 
 def verify(folder: Path, progress: Callable[[Progress], None] = ignore) -> Manifest:
     """Read the whole folder and compare it with its index and its maverick.json.
 
-    Raises NotFound without maverick.json, BadCheckpoint naming the first file that is not what
-    it was.
+    Raises NotFound without maverick.json, BadCheckpoint naming the files that are not what they
+    were.
     """
+    if folder.is_dir() and not (folder / MANIFEST).exists():
+        raise NotFound(
+            f"{folder} has no {MANIFEST}: mlx-maverick did not make it, or not to the end, so "
+            "there is nothing to check it against"
+        )
     manifest = Manifest.read(folder)
     if not intact(folder):
         raise _changed(f"{folder / MANIFEST} is not what was written")
-    for name, file in manifest.files.items():
-        if not (folder / name).is_file():
-            raise _changed(f"{folder / name} is missing")
-        if (found := (folder / name).stat().st_size) != file.size:
-            raise _changed(f"{folder / name} has {found} bytes instead of {file.size}")
+    faults = (_size_fault(folder / name, file) for name, file in manifest.files.items())
+    _raise([fault for fault in faults if fault])
     # The small ones first: the structure is read off them, and an error there would be blamed
     # on the weights.
     _check_hashes(folder, {n: f for n, f in manifest.files.items() if not _weights(n)}, ignore)
@@ -53,9 +57,27 @@ def _check_hashes(
             progress(next(hashes))
     except StopIteration as end:
         found, _ = end.value
-    for name, hashed in found.items():
-        if hashed.sha256 != files[name].sha256:
-            raise _changed(f"{folder / name} is not what was written")
+    _raise(
+        [
+            f"{folder / name} is not what was written"
+            for name, hashed in found.items()
+            if hashed.sha256 != files[name].sha256
+        ]
+    )
+
+
+def _size_fault(path: Path, file: File) -> str | None:
+    if not path.is_file():
+        return f"{path} is missing"
+    size = path.stat().st_size
+    return None if size == file.size else f"{path} has {size} bytes instead of {file.size}"
+
+
+def _raise(faults: Sequence[str]) -> None:
+    """Name them all, or the first few and how many more there are."""
+    if faults:
+        more = len(faults) - NAMED
+        raise _changed(", ".join(faults[:NAMED]) + (f", and {more} more" if more > 0 else ""))
 
 
 def _check_structure(folder: Path, manifest: Manifest) -> None:

@@ -178,7 +178,7 @@ def _claim(folder: Path) -> int:
             f"{folder} cannot be created ({e.strerror}); choose another output"
         ) from None
     marker = folder / JOURNAL
-    if not fresh and not marker.is_file() and (not folder.is_dir() or any(folder.iterdir())):
+    if not fresh and not marker.is_file() and (not folder.is_dir() or not _bare(folder)):
         raise UsageError(f"{folder} exists and is not a conversion's; move it away")
     lock = os.open(marker, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
@@ -190,6 +190,11 @@ def _claim(folder: Path) -> int:
         os.close(lock)
         raise
     return lock
+
+
+def _bare(folder: Path) -> bool:
+    """Whether nothing is in it but what a file manager left."""
+    return all(any(path.match(p) for p in DROPPINGS) for path in folder.iterdir())
 
 
 def _empty(folder: Path) -> None:

@@ -97,8 +97,11 @@ class Checkpoint:
                 "other programs would mix it in; move it away, or download the folder again"
             )
         tensors: dict[str, Tensor] = {}
-        with ThreadPoolExecutor(HEADERS_AT_ONCE) as pool:
+        pool = ThreadPoolExecutor(HEADERS_AT_ONCE)
+        try:
             headers = list(pool.map(lambda name: header(files, name, sizes[name]), names))
+        finally:  # not waiting: Ctrl-C must not wait for a network that fell silent
+            pool.shutdown(wait=False, cancel_futures=True)
         for name, found in zip(names, headers, strict=True):
             for tensor in found:
                 twin = tensors.setdefault(tensor.name, tensor)
@@ -177,9 +180,11 @@ def header(files: Files, name: str, size: int) -> list[Tensor]:
             raise bad(f"has a header of {length} bytes, above the format's limit")
         text = bytearray(length)
         files.read(name, 8, memoryview(text))
-        raw = json.loads(text)
+        raw = json.loads(text, object_pairs_hook=_once)
     except OSError as e:
         raise BadCheckpoint(f"{file} cannot be read ({e.strerror})") from None
+    except KeyError as e:
+        raise bad(f"stores {e.args[0]} twice") from None
     except ValueError:  # JSON and UTF-8 errors
         raise bad("has a damaged header") from None
     if not isinstance(raw, dict):
@@ -198,6 +203,16 @@ def header(files: Files, name: str, size: int) -> list[Tensor]:
     if end > size:
         raise bad(f"is cut short: {size} of {end} bytes")
     return tensors
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; KeyError if a key is in it twice, of which json would keep the last."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise KeyError(key)
+        found[key] = value
+    return found
 
 
 def _tensor(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import BadCheckpoint, NotFound
+from .files import Files, read_whole
 from .names import canonical
 
 # Absent from the published config.json; values of the reference implementation
@@ -97,6 +98,11 @@ class Quant:
     bits: int
     mode: str = "affine"
 
+    @property
+    def bits_per_weight(self) -> float:
+        """With the share of scale and bias; other modes have one byte for both."""
+        return self.bits + (32 if self.mode == "affine" else 8) / self.group_size
+
 
 @dataclass(frozen=True)
 class Quantization:
@@ -127,6 +133,12 @@ class ModelConfig:
         Raises NotFound without one, BadCheckpoint if it is not valid or not a Llama 4.
         """
         return ModelConfig.from_dict(read_json(Path(folder) / "config.json"), str(folder))
+
+    @staticmethod
+    def from_files(files: Files) -> "ModelConfig":
+        """The same of a model that may be elsewhere."""
+        text = read_whole(files, "config.json")
+        return ModelConfig.from_dict(parse_json(text, files.path("config.json")), files.where)
 
     @staticmethod
     def from_dict(raw: Mapping[str, Any], where: str = "config.json") -> "ModelConfig":

@@ -134,10 +134,28 @@ def sizes(
     element_bytes: int = BF16_BYTES,
     more: Sequence[Recipe] = (),
 ) -> list[Size]:
-    """Of all recipes on offer, and of `more`, the smallest first."""
-    recipes = [*OFFERED, *(recipe for recipe in more if recipe not in OFFERED)]
+    """Of all recipes on offer, and of `more`, the smallest first.
+
+    Of a model that is quantised already only those that make its routed experts no larger;
+    raises UsageError if there are none.
+    """
+    most = _stored(config)
+    offered = [r for r in OFFERED if most is None or r.experts.bits_per_weight <= most]
+    recipes = [*offered, *(recipe for recipe in more if recipe not in offered)]
+    if not recipes:
+        raise UsageError("its experts have so few bits already that no recipe makes it smaller")
     made = [size(config, recipe, context, kv_bits, element_bytes) for recipe in recipes]
     return sorted(made, key=lambda size: size.disk)
+
+
+def _stored(config: ModelConfig) -> float | None:
+    """Bits per weight that the routed experts of a quantised model have."""
+    if not config.quantization or not any(config.text.moe_layers):
+        return None
+    layer = config.text.moe_layers.index(True)
+    path = f"language_model.model.layers.{layer}.feed_forward.experts.gate_proj"
+    quant = config.quantization.of(path)
+    return quant.bits_per_weight if quant else None
 
 
 def fit(size: Size, machine: Machine) -> Fit:

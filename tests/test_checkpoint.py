@@ -163,3 +163,11 @@ def test_a_header_above_the_limit_is_not_read(tmp_path: Path) -> None:
         handle.truncate(300_000_000)  # sparse
     with pytest.raises(BadCheckpoint, match="limit"):
         read_header(file)
+
+
+def test_a_tensor_twice_in_one_header(tmp_path: Path) -> None:
+    """json would keep the last one."""
+    one = json.dumps(entry(0, 8, [2]))
+    write(tmp_path / "model.safetensors", f'{{"a": {one}, "a": {one}}}'.encode(), bytes(8))
+    with pytest.raises(BadCheckpoint, match="model.safetensors stores a twice"):
+        Checkpoint.open(tmp_path)

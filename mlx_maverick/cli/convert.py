@@ -4,9 +4,10 @@ Knows nothing of how a checkpoint is converted, or how progress is shown.
 """
 
 import argparse
+import signal
 from pathlib import Path
 
-from ..config import ModelConfig, parse_json
+from ..config import ModelConfig
 from ..convert.recipe import DEFAULT, OFFERED, Recipe
 from ..errors import UsageError
 from .converting import Report
@@ -75,9 +76,12 @@ def run(args: argparse.Namespace) -> int:
 
     from ..convert.conversion import convert  # loads mlx
 
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # a closed window ends it as SIGTERM does
+        signal.signal(signal.SIGHUP, signal.getsignal(signal.SIGTERM))
     report = Report(args.json)
     how = {"fast": args.fast, "revision": args.revision, "restart": args.restart}
     try:
+        report.opening(source)
         convert(source, out, recipe, report.show, **how)
     finally:
         report.close()
@@ -112,13 +116,11 @@ def _chosen(args: argparse.Namespace, source: str) -> Recipe:
     """The best recipe for the Mac and the context, which is said on stderr."""
     from .. import macs, sizing
     from ..convert import origin
-    from ..files import read_whole
 
     memory = args.target_memory
     machine = macs.mac(macs.parse_memory(memory)) if memory else macs.this_machine()
     with origin.opened(source, args.revision) as files:
-        raw = parse_json(read_whole(files, "config.json"), files.path("config.json"))
-        config = ModelConfig.from_dict(raw, files.where)
+        config = ModelConfig.from_files(files)
     choice = sizing.choose(config, machine, args.context, args.kv_bits)
     line = StatusLine()
     line.say(f"{choice.recipe.name} for {machine.name}: {choice.why}")

@@ -17,6 +17,7 @@ from .terminal import StatusLine
 
 PLAIN_SECONDS = 30.0  # between lines where no line can be rewritten
 JSON_SECONDS = 1.0
+WAIT_SECONDS = 5.0  # from when on it is said that nothing arrives
 RATE_SECONDS = 30.0  # what "now" means in the rate: long enough to be steady
 _LAYER = re.compile(r"\.layers\.(\d+)\.")
 
@@ -42,19 +43,31 @@ class Report:
             self.line.clear()
             self._converted(event)
 
+    def opening(self, source: str) -> None:
+        """Before the first event, which over a network takes a while."""
+        self.line.show(f"reading what {source} holds")
+
     def close(self) -> None:
         """Take the live line off the screen."""
         self.line.clear()
 
     def _planned(self, event: Planned) -> None:
+        self.line.clear()
         if self.as_json:
             self._json("planned", asdict(event) | {"folder": str(event.folder)})
             return
         commit = f" at {event.commit[:12]}" if event.commit else ""
         self.line.say(
             f"{event.source}{commit}, {event.form}: {gb(event.to_read)} to read, {event.recipe} "
-            f"makes {gb(event.nbytes)}"
+            f"makes {gb(event.nbytes)}, in at most {gb(event.memory)} of memory"
         )
+        if "tokenizer.json" not in event.files:
+            self.line.say("the source has no tokenizer.json: copy one in before you use the output")
+        if event.kept:
+            self.line.say(
+                f"{event.kept} matrices have fewer bits already than {event.recipe} gives them; "
+                "they stay as they are"
+            )
         if event.done:
             share = event.done / event.to_read
             self.line.say(f"{event.folder} has {share:.0%} of it already; going on from there")
@@ -90,6 +103,8 @@ class Report:
             words.append(f"{gb(rate)}/s")
             eta = self._eta(event)
             words += [f"{duration(eta)} left"] if eta is not None else []
+        if event.waited > WAIT_SECONDS:
+            words.append(f"nothing for {duration(event.waited)}")
         words.append(f"RAM {gb(process.memory())}")
         if layer is None:
             words.append(event.what)
@@ -102,8 +117,6 @@ class Report:
             self._json("converted", facts | {"seconds": round(seconds, 3)})
             return
         self.line.say(f"{event.folder}: {gb(event.nbytes)}, {event.recipe}, {duration(seconds)}")
-        if "tokenizer.json" not in event.files:
-            self.line.say("The source has no tokenizer.json: copy one in before you use it.")
 
     def _layer(self, event: Progress) -> int | None:
         """Counted from 0, as in the tensors' names; of the text model."""

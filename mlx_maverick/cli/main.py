@@ -28,6 +28,9 @@ VERBS = {
 }
 
 
+TALKING = ("chat", "generate")  # whose texts may be empty
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the process's exit code (errors.py says which means what)."""
     words = list(sys.argv[1:] if argv is None else argv)
@@ -35,6 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         words = ["chat"]
     verb = next((w for w in words if w in VERBS), None)
     try:
+        if verb not in TALKING and any(word == "" or word.endswith("=") for word in words):
+            raise UsageError("an argument is empty; give it a value, or leave it out")
         args = _parser(verb).parse_args(words)
     except UsageError as e:
         return _report(e, debug=False)

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from .. import hub, macs, sizing
+from .. import macs, sizing
 from ..config import ModelConfig
+from ..convert import origin
 from ..convert.recipe import DEFAULT, OFFERED, Recipe
 from ..errors import DoesNotFit, UsageError
 from ..macs import Machine
@@ -132,11 +133,11 @@ def run(args: argparse.Namespace) -> int:
 
 def _model(wanted: str) -> tuple[str, str, ModelConfig]:
     """A name to print, the source to convert, and the config."""
-    if wanted in MODELS:
-        model = MODELS[wanted]
-        return f"Llama 4 {wanted.capitalize()}", model.repo, model.config
-    folder = hub.resolve(wanted)
-    return str(folder), wanted, ModelConfig.from_folder(folder)
+    for model in MODELS.values():
+        if wanted.lower() in (model.name, model.repo.lower()):
+            return f"Llama 4 {model.name.capitalize()}", model.repo, model.config
+    with origin.opened(wanted, None) as files:  # of a repository only its config.json is read
+        return wanted, wanted, ModelConfig.from_files(files)
 
 
 def _machine(args: argparse.Namespace) -> tuple[Machine, int]:

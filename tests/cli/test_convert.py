@@ -48,7 +48,9 @@ def test_it_converts_and_says_so_on_stderr(
     captured = capsys.readouterr()
     assert captured.out == ""
     first, last = captured.err.splitlines()
-    assert first == f"{maverick_mini}, BF16: 9.3 MB to read, e4r6 makes 3.4 MB"
+    assert first.startswith(
+        f"{maverick_mini}, BF16: 9.3 MB to read, e4r6 makes 3.4 MB, in at most "
+    )
     assert last.startswith(f"{out}: 3.4 MB, e4r6, ")
     assert verify(out).recipe == "e4r6"
     assert [p.name for p in out.parent.iterdir()] == [out.name]
@@ -96,7 +98,8 @@ def test_progress_on_a_terminal(
     assert "100%  9.3/9.3 MB" in "".join(line for line in shown if "converting" in line)
     assert any("layer 7/8" in line for line in shown)
     assert any(line.startswith("hashing 100%") for line in shown)
-    assert all("RAM " in line for line in shown[1:-1])
+    status = [line for line in shown if line.startswith(("converting", "hashing"))]
+    assert all("RAM " in line for line in status)
     assert shown[-1].startswith(f"{out}: ")
 
 

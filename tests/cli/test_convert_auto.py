@@ -69,3 +69,18 @@ def test_options_that_contradict(
     assert main([*base, "-r", "auto", "--context", "99999999"]) == 2
     assert not (tmp_path / "out").exists()
     assert capsys.readouterr().out == ""
+
+
+def test_a_quantised_folder_is_only_made_smaller(
+    maverick_mini: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    four, less = tmp_path / "four", tmp_path / "less"
+    assert main(["convert", str(maverick_mini), "-r", "e4r4", "--fast", "-o", str(four)]) == 0
+    capsys.readouterr()
+    assert main(["convert", str(four), "--target-memory", "512GB", "-o", str(less)]) == 0
+    said = capsys.readouterr().err
+    assert said.startswith("e4r8 for a Mac with 512 GB")
+    assert "matrices have fewer bits already than e4r8 gives them; they stay as they are" in said
+    assert verify(less).recipe == "e4r8"
+    assert main(["plan", str(four), "--memory", "512GB"]) == 0
+    assert "e5r8" not in capsys.readouterr().out

@@ -24,6 +24,8 @@ PLANNED = Planned(
     to_read=800 * GB,
     done=0,
     nbytes=230 * GB,
+    files=("config.json", "tokenizer.json"),
+    kept=0,
     memory=GB,
     weights=400 * GB,
     layers=48,
@@ -85,7 +87,7 @@ def test_off_a_terminal_a_line_now_and_then(time: Time, capsys: pytest.CaptureFi
     first, *rest, last = lines(capsys)
     assert first == (
         "meta-llama/Llama-4-Maverick-17B-128E-Instruct at 0123456789ab, BF16: 800.0 GB to read, "
-        "e4r6 makes 230.0 GB"
+        "e4r6 makes 230.0 GB, in at most 1.0 GB of memory"
     )
     assert rest == [
         "converting 4%  30.0/800.0 GB  layer 7/48  1.0 GB/s  13 min left  RAM 1.5 GB",
@@ -105,7 +107,7 @@ def test_on_a_terminal_one_line_is_rewritten(time: Time, monkeypatch: pytest.Mon
         report.show(converting_layer(done))
     report.close()
     before, first, second, after = terminal.getvalue().split("\r\x1b[K")
-    assert before.endswith("makes 230.0 GB\n")
+    assert before.endswith("in at most 1.0 GB of memory\n")
     assert first == "converting 1%  8.0/800.0 GB  layer 7/48  RAM 1.5 GB"
     assert second == "converting 2%  16.0/800.0 GB  layer 7/48  2.0 GB/s  7 min left  RAM 1.5 GB"
     assert after == ""
@@ -196,12 +198,13 @@ def test_lines_for_scripts(time: Time, capsys: pytest.CaptureFixture[str]) -> No
     assert planned == {
         "event": "planned", "source": PLANNED.source, "commit": PLANNED.commit, "form": "BF16",
         "recipe": "e4r6", "folder": "out/model.partial", "to_read": 800 * GB, "done": 0,
-        "nbytes": 230 * GB, "memory": GB, "weights": 400 * GB, "layers": 48,
+        "nbytes": 230 * GB, "files": ["config.json", "tokenizer.json"], "kept": 0,
+        "memory": GB, "weights": 400 * GB, "layers": 48,
     }  # fmt: skip
     assert 3 <= len(progress) <= 5
     assert progress[-1]["done"] == progress[-1]["total"] == 800 * GB
     assert progress[0].keys() == {
-        "event", "stage", "done", "total", "what", "layer", "memory", "rate", "eta"
+        "event", "stage", "done", "total", "what", "waited", "layer", "memory", "rate", "eta"
     }  # fmt: skip
     assert progress[0]["event"] == "progress"
     assert progress[0]["memory"] == 1_500_000_000

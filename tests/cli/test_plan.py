@@ -183,3 +183,10 @@ def test_errors(
     assert said in captured.err
     assert captured.err.count("\n") == 1
     assert captured.out == ""
+
+
+def test_a_repository_needs_no_download(capsys: pytest.CaptureFixture[str]) -> None:
+    """Those of the published models not even a network."""
+    for repo in ("meta-llama/Llama-4-Scout-17B-16E-Instruct", "scout"):
+        assert main(["plan", repo, "--memory", "128GB"]) == 0
+        assert capsys.readouterr().out.startswith("Llama 4 Scout on a Mac with 128 GB")

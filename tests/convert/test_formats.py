@@ -288,7 +288,7 @@ def test_what_has_these_bits_already_is_not_touched(in_form: In, made: Made) -> 
         assert settings.of(path.removesuffix(".weight")) == Quant(64, 8)
 
 
-@pytest.mark.parametrize("recipe", ["e8g32r8", "e3r8g32"])
+@pytest.mark.parametrize("recipe", ["e8g32r8", "e8g32r2"])
 def test_bits_that_are_gone_cannot_be_had_back(recipe: str, in_form: In) -> None:
     refused(in_form("mlx-8bit"), UsageError, "has only 8 bits in groups of 64.*keep", recipe)
 
@@ -565,3 +565,18 @@ def test_nothing_but_the_folder_is_needed_to_plan(in_form: In) -> None:
     for form in FORMS:
         tensors = Checkpoint.open(in_form(form)).tensors.values()
         make_plan(Headers(in_form(form)), Recipe.named(RECIPE))
+
+
+def test_what_has_fewer_bits_already_stays(in_form: In, out: Path) -> None:
+    """Only the routed experts decide whether a recipe makes a folder smaller."""
+    source = in_form("mlx-8bit")
+    kept = [
+        make_plan(Folder(source), Recipe.parse("e2r8", rules)).kept
+        for rules in ([], ["lm_head=8g32"], ["lm_head=8g32", "embed=bf16"])
+    ]
+    assert kept[1:] == [kept[0] + 1, kept[0] + 2]
+    assert kept[0] > 0  # router and vision, bf16 by default
+    convert(source, out, Recipe.parse("e2r8", ["lm_head=8g32"]), fast=True)
+    old, new = damage.tensors(source), damage.tensors(out)
+    name = "language_model.lm_head.scales"
+    assert mx.array_equal(old[name].astype(mx.bfloat16), new[name].astype(mx.bfloat16)).item()

@@ -2,6 +2,7 @@
 
 import json
 import random
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from mlx_maverick.convert.manifest import MANIFEST
 from mlx_maverick.convert.verify import verify
 
 from . import damage
-from .remote.hub_server import GATED, Answer, Cut, Fault, HubServer, Request, Status
+from .remote.hub_server import GATED, Answer, Cut, Fault, HubServer, Request, Stall, Status
 
 REPO = "meta-llama/Mini"
 TOKEN = "hf_secret"
@@ -160,3 +161,30 @@ def test_refusals(hub: HubServer, out: Path) -> None:
         file.unlink()
     refused(run(hub, out), 3, "neither model.safetensors.index.json nor model.safetensors")
     assert list(out.parent.iterdir()) == []
+
+
+def test_ctrl_c_while_headers_are_awaited(hub: HubServer, out: Path) -> None:
+    hub.faults.always("cdn", Stall(0))
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    code += "from mlx_maverick.cli.entry import entry; entry()"
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, "convert", REPO, "-o", str(out)],
+        env=hub.environment(out.parent.parent / "hf"),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert hub.stalled.wait(60)
+    child.send_signal(signal.SIGINT)
+    said = child.communicate(timeout=20)[1]
+    assert child.returncode == 130
+    assert said.splitlines()[-1] == "mlx-maverick: interrupted"
+
+
+def test_plan_reads_the_config_alone(hub: HubServer, out: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "mlx_maverick", "plan", REPO, "--memory", "128GB"],
+        env=hub.environment(out.parent.parent / "hf"), capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"{REPO} on a Mac with 128 GB")
+    assert not hub.seen("cdn")

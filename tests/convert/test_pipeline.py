@@ -399,3 +399,24 @@ def test_interrupted_again_it_gives_up_but_ends(disk: Disk) -> None:
     assert disk.bytes == 5
     assert disk.journal.done == {}
     assert threads("write") == []
+
+
+def test_while_one_is_awaited_its_job_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "HEARTBEAT_SECONDS", 0.001)
+    arrived = threading.Event()
+
+    class Slow(Bytes):
+        def read(self, name: str, offset: int, buffer: memoryview) -> None:
+            arrived.wait()
+            super().read(name, offset, buffer)
+
+    with closing(Reader(Slow(), numbered(job(0, 100)), Clock())) as reader:
+        steps = iter(reader)
+        waited = [next(steps) for _ in range(3)]
+        assert [number for number, _, _ in waited] == [10, 10, 10]
+        seconds = [said for _, _, said in waited]
+        assert all(isinstance(said, float) for said in seconds)
+        assert seconds == sorted(seconds)
+        arrived.set()
+        rest = list(steps)
+        assert isinstance(rest[-1][2], dict)

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from math import prod
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from mlx_maverick.checkpoint import Checkpoint, Tensor
 from mlx_maverick.config import ModelConfig
 from mlx_maverick.convert import plan as plan_module
+from mlx_maverick.convert.conversion import peak_bytes
 from mlx_maverick.convert.formats import BLOCK_BYTES
 from mlx_maverick.convert.layout import MAX_SHARD_BYTES
 from mlx_maverick.convert.outputs import outputs
@@ -298,3 +300,11 @@ def test_an_index_that_leaves_the_folder(source: Path) -> None:
 def test_a_damaged_side_file(source: Path) -> None:
     (source / "generation_config.json").write_text("[")
     refused(source, BadCheckpoint, r"generation_config\.json")
+
+
+def test_memory_does_not_grow_with_the_model(full: Full) -> None:
+    """One MoE layer and all 48: the largest slice is what counts."""
+    made = full("e4r4")
+    one = replace(made, jobs=tuple(j for j in made.jobs if ".layers.1." in str(j)))
+    assert len(one.jobs) < len(made.jobs) / 20
+    assert peak_bytes(made) == peak_bytes(one) < 2e9

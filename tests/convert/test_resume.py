@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGKILL
 
+import numpy as np
 import pytest
 
 from mlx_maverick.convert import Converted, Planned, Progress, convert, identity, journal, stream
 from mlx_maverick.convert.layout import Layout
 from mlx_maverick.convert.progress import Event
+from mlx_maverick.convert.recipe import Recipe
 from mlx_maverick.convert.verify import verify
+from mlx_maverick.convert.write import Output
 from mlx_maverick.errors import BadCheckpoint, UsageError
 
 from . import crash, damage
@@ -330,15 +333,29 @@ def test_a_shard_that_is_gone_or_of_another_size(
 def test_a_byte_that_flips_before_it_goes_on(
     scout_mini: Path, out: Path, begun: Path, undisturbed: Undisturbed, share: float
 ) -> None:
-    """It is found when the files are hashed; the next run does that piece again."""
+    """It is found when the files are hashed, and that piece alone is done again."""
     shard = begun / "model-00001-of-00003.safetensors"
+    left = undisturbed.counts["converting"] - len(noted(begun))
     flip(shard, int(share * shard.stat().st_size))
-    with pytest.raises(BadCheckpoint, match=r"does not hold what.*: 1 pieces? .*is kept in"):
+    events = finish(scout_mini, out)
+    done = sum(isinstance(e, Progress) and e.stage == "converting" for e in events)
+    assert done == left + 1
+    assert contents(out) == undisturbed.files
+
+
+def test_a_disk_that_never_holds_what_is_written(
+    scout_mini: Path, out: Path, partial: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = Output.write
+
+    def wrong(self: Output, name: str, offset: int, data: np.ndarray) -> None:
+        right(self, name, offset, data ^ 1 if name.endswith("lm_head.weight") else data)
+
+    monkeypatch.setattr(Output, "write", wrong)
+    with pytest.raises(BadCheckpoint, match=r"does not hold what.*twice.*is kept in"):
         finish(scout_mini, out)
     assert not out.exists()
-    events = finish(scout_mini, out)
-    assert sum(isinstance(e, Progress) and e.stage == "converting" for e in events) == 1
-    assert contents(out) == undisturbed.files
+    assert partial.exists()
 
 
 def test_headers_and_documents_are_written_again(
@@ -412,3 +429,19 @@ def test_an_unfinished_folder_is_no_output(
         finish(scout_mini, begun)
     assert contents(begun) == before
     check(scout_mini, out, undisturbed)
+
+
+@pytest.mark.parametrize("other", ["source", "fast", "rules", "restart"])
+def test_a_journal_left_in_the_output_is_of_one_conversion(
+    maverick_mini: Path, scout_mini: Path, out: Path, other: str
+) -> None:
+    """As a kill just before the journal goes leaves it: another command is not done by it."""
+    convert(maverick_mini, out, Recipe.parse("e4r4", ["lm_head=8"]))
+    before = {p.name: p.read_bytes() for p in out.iterdir()}
+    (out / journal.NAME).write_bytes(b"")
+    source = scout_mini if other == "source" else maverick_mini
+    recipe = Recipe.parse("e4r4", ["lm_head=6" if other == "rules" else "lm_head=8"])
+    with pytest.raises(UsageError, match="exists already"):
+        convert(source, out, recipe, fast=other == "fast", restart=other == "restart")
+    assert convert(maverick_mini, out, Recipe.parse("e4r4", ["lm_head=8"])).folder == out
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == before

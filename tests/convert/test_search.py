@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from mlx_maverick.config import Quant
+from mlx_maverick.convert import search as search_module
 from mlx_maverick.convert.search import pack, search
 
 BITS = [2, 3, 4, 5, 6, 8]
@@ -208,3 +209,21 @@ def test_shapes_strides_and_types() -> None:
 def test_other_modes_are_refused() -> None:
     with pytest.raises(ValueError, match="mxfp4"):
         search(mx.zeros((2, 64)), Quant(32, 4, "mxfp4"))
+
+
+@pytest.mark.parametrize(
+    "quant", [Quant(64, 2), Quant(64, 4), Quant(32, 3), Quant(128, 8)], ids=str
+)
+def test_what_a_gpu_runs_gives_the_same(quant: Quant, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There the inner functions are compiled; here only by force."""
+    matrix, importance = weights("t4"), mx.arange(1, 1025)
+    plain = [search(matrix, quant), search(matrix, quant, importance)]
+    for function in ("_moments", "_error"):
+        compiled = mx.compile(getattr(search_module, function).__wrapped__)
+        monkeypatch.setattr(search_module, function, compiled)
+    for rows in (128, 5):
+        again = [search(matrix[:rows], quant), search(matrix[:rows], quant, importance)]
+        for made, wanted in zip(again, plain, strict=True):
+            assert all(
+                mx.array_equal(a, b[:rows]).item() for a, b in zip(made, wanted, strict=True)
+            )

@@ -136,3 +136,17 @@ def test_headers_that_are_not_as_planned(tmp_path: Path) -> None:
         (tmp_path / shard.name).write_bytes(shard.header + data)
         with pytest.raises(BadCheckpoint, match=f"{shard.name} was changed"):
             verify_layout(tmp_path, layout)
+
+
+def test_all_damaged_files_are_named(folder: Path) -> None:
+    for name in ("generation_config.json", "tokenizer_config.json"):
+        data = bytearray((folder / name).read_bytes())
+        data[5] ^= 1
+        (folder / name).write_bytes(data)
+    with pytest.raises(BadCheckpoint, match="generation_config.json.*tokenizer_config.json"):
+        verify(folder)
+    for path in list(folder.iterdir()):
+        if path.name not in (MANIFEST, "config.json"):
+            path.unlink()
+    with pytest.raises(BadCheckpoint, match=r"is missing, .*is missing, and \d more"):
+        verify(folder)

@@ -418,3 +418,11 @@ def test_targets_that_make_no_sense(tmp_path: Path, out: Path) -> None:
         with pytest.raises(error, match=why):
             check_target(source, target)
     check_target(source, out)
+
+
+def test_a_folder_with_what_the_finder_left_is_empty(out: Path, partial: Path) -> None:
+    partial.mkdir()
+    (partial / ".DS_Store").write_bytes(b"x")
+    with output(out, LAYOUT) as result:
+        result.clear()
+        assert not (partial / ".DS_Store").exists()
