@@ -170,7 +170,7 @@ def plan(
                 quants[piece.name.removesuffix(".weight")] = quant
             if piece.first == 0:
                 weights += prod(piece.shape)
-                kept += bool(stored and stored != wanted)
+                kept += bool(recipe and stored and stored != wanted)
     layout = Layout.of(outputs.values())
     texts = {
         "config.json": json_bytes(documents.config(raw, quants)),
