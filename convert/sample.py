@@ -13,13 +13,13 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from mlx_maverick.checkpoint import Checkpoint, Tensor
 from mlx_maverick.config import read_json
 from mlx_maverick.errors import BadCheckpoint, UsageError
 from mlx_maverick.files import Files, Folder
 
 from . import origin
 from .identity import identity
-from .layout import Place
 from .manifest import MANIFEST
 from .plan import Job, Part, Plan, make_plan
 from .progress import Progress, ignore
@@ -66,13 +66,14 @@ def sample(
                 f"its {MANIFEST} names"
             )
         exact, same, parts = now["tools"] == about.get("tools"), 0, 0
+        tensors = Checkpoint.open(folder).tensors
         jobs = _chosen(plan, count, random.Random(seed))
         for done, job in enumerate(jobs):
             progress(Progress("comparing", done, len(jobs), str(job)))
             data = _read(files, job)
             for part in job.parts:
                 new = _made(part, data, fast)
-                old = [_held(folder, plan, part, i, array) for i, array in enumerate(new)]
+                old = [_held(folder, tensors, part, i, array) for i, array in enumerate(new)]
                 equal = all(np.array_equal(a, b) for a, b in zip(new, old, strict=True))
                 parts, same = parts + 1, same + equal
                 if not equal and (exact or not _as_near(part, data, new, old)):
@@ -118,15 +119,21 @@ def _made(part: Part, data: Bytes, fast: bool) -> list[NDArray[np.generic]]:
 
 
 def _held(
-    folder: Path, plan: Plan, part: Part, number: int, like: NDArray[np.generic]
+    folder: Path,
+    tensors: Mapping[str, Tensor],
+    part: Part,
+    number: int,
+    like: NDArray[np.generic],
 ) -> NDArray[np.generic]:
-    """The folder's share of the part's `number`-th entry."""
+    """The folder's share of the part's `number`-th entry, wherever its files have it."""
     entry = part.entries[number]
     first, nbytes = part.extent(entry)
-    place: Place = plan.layout.places[entry.name]
+    tensor = tensors.get(entry.name)
+    if not tensor or (tensor.dtype, tensor.shape) != (entry.dtype, entry.shape):
+        raise BadCheckpoint(f"{folder} has no {entry.name} as its recipe makes it; convert again")
     held = np.empty(like.shape, like.dtype)
     assert held.nbytes == nbytes
-    Folder(folder).read(place.shard, place.offset + first, held.data.cast("B"))
+    Folder(folder).read(tensor.file.name, tensor.offset + first, held.data.cast("B"))
     return held
 
 

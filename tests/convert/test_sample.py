@@ -8,6 +8,7 @@ import pytest
 
 from mlx_maverick.checkpoint import Checkpoint
 from mlx_maverick.convert import convert
+from mlx_maverick.convert.layout import Layout
 from mlx_maverick.convert.manifest import MANIFEST
 from mlx_maverick.convert.sample import sample
 from mlx_maverick.errors import BadCheckpoint, UsageError
@@ -103,3 +104,23 @@ def test_a_manifest_without_recipe(made: Path, maverick_mini: Path) -> None:
     damage.edit_json(made / MANIFEST, recipe=None)
     with pytest.raises(BadCheckpoint, match="names no recipe"):
         sample(made, maverick_mini)
+
+
+def test_files_may_be_cut_otherwise(
+    maverick_mini: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As another version may do."""
+    of = Layout.of
+    with monkeypatch.context() as patch:
+        patch.setattr(Layout, "of", lambda entries: of(entries, 300_000))
+        convert(maverick_mini, out, "e4r4", fast=True)
+    found = sample(out, maverick_mini, everything(maverick_mini))
+    assert found.parts == found.same > 250
+
+
+def test_another_recipe_than_it_says(made: Path, maverick_mini: Path) -> None:
+    about = json.loads((made / MANIFEST).read_text())
+    about["recipe"]["experts"]["bits"] = 4
+    (made / MANIFEST).write_text(json.dumps(about))
+    with pytest.raises(BadCheckpoint, match="as its recipe makes it"):
+        sample(made, maverick_mini, everything(maverick_mini))
