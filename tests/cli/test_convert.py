@@ -213,7 +213,7 @@ def whole(maverick_mini: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return out
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("at", [30, 700])
 def test_a_signal_says_what_is_kept_and_the_same_command_goes_on(
     maverick_mini: Path,
@@ -232,7 +232,7 @@ def test_a_signal_says_what_is_kept_and_the_same_command_goes_on(
     assert process.returncode == 130
     assert said.count("\n") == 2
     last = said.splitlines()[1]
-    word = "interrupted" if number == signal.SIGINT else "terminated"
+    word = "terminated" if number == signal.SIGTERM else "interrupted"
     assert re.fullmatch(
         rf"mlx-maverick: {word}; \d+% is kept in {out}\.partial: the same command goes on", last
     )
