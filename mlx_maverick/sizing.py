@@ -24,6 +24,9 @@ from .units import gb
 BF16_BYTES = 2
 # Slots of a layer when experts are streamed: one is computed with while another is read.
 LEAST_SLOTS = 2
+# Of the experts: up to here each bit more is worth a raised limit. A judgement, from the error
+# of the weights, which every bit makes four times smaller.
+ENOUGH_BITS = 4
 
 
 class Verdict(StrEnum):
@@ -182,9 +185,10 @@ def choose(
 ) -> Choice:
     """The recipe on offer for a machine.
 
-    The largest that fits as the machine is set; only for more bits of the experts one with a
-    raised limit, and of those the smallest, as every byte above the stock limit is taken from
-    the system. Raises DoesNotFit, with what would do, if there is none.
+    The largest that fits as the machine is set; only where that has fewer than 4 bits for the
+    experts one with a raised limit that has more, and of those the smallest, as every byte
+    above the stock limit is taken from the system. Raises DoesNotFit, with what would do, if
+    there is none.
     """
     tokens = checked_context(config, context)
     return choose_from(sizes(config, tokens, kv_bits, element_bytes), machine)
@@ -195,7 +199,7 @@ def choose_from(sizes: Sequence[Size], machine: Machine) -> Choice:
     fits = [fit(size, machine) for size in sizes]
     stock = _largest(fits, Verdict.FITS)
     raised = _largest(fits, Verdict.RAISED)
-    if raised and (stock is None or _bits(raised) > _bits(stock)):
+    if raised and (stock is None or _bits(stock) < min(ENOUGH_BITS, _bits(raised))):
         raised = next(f for f in fits if f.verdict is Verdict.RAISED and _bits(f) == _bits(raised))
         best = f"the largest is {stock.size.recipe.name}" if stock else "there is none"
         why = f"needs {_need(raised)}; within the limit of {gb(machine.limit)} {best}"

@@ -231,3 +231,12 @@ def test_nothing_loads_mlx() -> None:
         "sys.exit(any(m.split('.')[0] == 'mlx' for m in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_limit_is_not_raised_for_more_than_four_bits() -> None:
+    """Scout at 96 GB: e4r8 as the machine is, e5r8 only with a raised limit."""
+    config, machine = MODELS["scout"].config, macs.mac(96 * macs.GIB)
+    choice = sizing.choose(config, machine)
+    assert (choice.recipe.name, choice.verdict, choice.command) == ("e4r8", Verdict.FITS, None)
+    larger = sizing.size(config, Recipe.named("e5r8"), 32768)
+    assert sizing.fit(larger, machine).verdict is Verdict.RAISED
