@@ -29,7 +29,6 @@ def card(plan: Plan, about: Mapping[str, Any]) -> bytes:
     source, recipe = about["source"], about["recipe"]["name"]
     theirs = _metadata(plan)
     base = source.get("repo") or theirs.get("base_model")
-    quantised = any(entry.name.endswith(".scales") for entry in plan.layout.entries)
     facts: dict[str, Any] = {
         "language": theirs.get("language"),
         "library_name": "mlx",
@@ -37,7 +36,7 @@ def card(plan: Plan, about: Mapping[str, Any]) -> bytes:
         "tags": ["mlx", "llama", "llama-4", "mlx-maverick"],
         "base_model": base,
     }
-    if base and quantised:
+    if base and plan.quants:
         facts["base_model_relation"] = "quantized"
     data = ModelCardData(**facts, **_licence(plan, theirs))
     name = (source.get("repo") or source.get("folder")).rpartition("/")[2]
@@ -90,17 +89,15 @@ HOW = {
 def _classes(plan: Plan) -> dict[str, tuple[set[str], int, int]]:
     """By class of weights: how they are stored, how many there are, and bytes."""
     found: dict[str, tuple[set[str], int, int]] = {}
-    groups = {e.name: e.shape[-1] for e in plan.layout.entries if e.name.endswith(".scales")}
-    settings = plan.quants
     for entry in plan.layout.entries:
         path, _, kind = entry.name.rpartition(".")
         cls = str(tensor_class(entry.name) or TensorClass.NORM)
         stored, count, nbytes = found.setdefault(cls, (set(), 0, 0))
-        quant = settings.get(path)
-        if f"{path}.scales" not in groups or kind == "bias":
+        quant = plan.quants.get(path)
+        if not quant or kind == "bias":
             stored.add(entry.dtype.lower())
             count += prod(entry.shape)
-        elif kind == "weight" and quant:
+        elif kind == "weight":
             stored.add(f"{quant.bits} bits, groups of {quant.group_size}")
             count += prod(entry.shape) * 32 // quant.bits
         found[cls] = (stored, count, nbytes + entry.nbytes)

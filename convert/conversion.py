@@ -22,7 +22,7 @@ from .manifest import MANIFEST, Manifest, manifest
 from .pipeline import BEHIND_BYTES, Reader, Writer, ahead_bytes
 from .plan import Job, Plan, make_plan
 from .progress import Callback, Clock, Converted, Event, Planned, Progress, ignore
-from .recipe import Recipe
+from .recipe import KEEP, Recipe
 from .source import Bytes
 from .values import BLOCK_WEIGHTS, TEMPORARY_BYTES, blocks, values
 from .verify import verify_layout
@@ -32,7 +32,6 @@ from .write import Output, check_target, completed, output, partial
 PROCESS_BYTES = 400 << 20
 # Freed buffers MLX may keep for the next slice. Its own limit is all of the memory.
 CACHE_BYTES = 256 << 20
-KEEP = "keep"  # instead of a recipe: an MLX folder keeps its quantisation
 
 
 def convert(
@@ -86,8 +85,7 @@ def stream(
     folder = partial(out)
     wanted = None if recipe == KEEP else recipe
     wanted = Recipe.parse(wanted) if isinstance(wanted, str) else wanted
-    if not restart and _was_killed_last(out, source, wanted, fast):
-        completed(out)
+    if not restart and _was_killed_last(out, source, wanted, fast) and completed(out):
         yield _finished(out, Clock(), 0, 0.0)
         return
     begun = None if restart else journal.read(folder)

@@ -19,6 +19,7 @@ from mlx_maverick.errors import BadCheckpoint, UsageError
 from mlx_maverick.names import canonical
 
 from . import outputs, published
+from .rule import BITS, GROUPS
 from .source import FLOATS, FP8, Encoding, Floats, Packed, Scaled, Slice
 
 # Rows read at once of a matrix that is no expert: the embedding alone is 2 GB. Experts of
@@ -30,7 +31,7 @@ OF_ACTIVATIONS = (".input_scale", ".input_scale_ub", "_proj_input_scale_ub")
 PACKED = ".weight_packed"
 # Group sizes and bits of each mode of MLX, see its `quantize`.
 MODES = {
-    "affine": ((32, 64, 128), (2, 3, 4, 5, 6, 8)),
+    "affine": (GROUPS, BITS),
     "mxfp4": ((32,), (4,)),
     "nvfp4": ((16,), (4,)),
     "mxfp8": ((32,), (8,)),

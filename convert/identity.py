@@ -12,7 +12,7 @@ import mlx.core as mx
 from mlx_maverick import __version__
 
 from .plan import Plan
-from .recipe import Recipe
+from .recipe import KEEP, Recipe
 
 
 def identity(plan: Plan, source: Mapping[str, Any], fast: bool) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def identity(plan: Plan, source: Mapping[str, Any], fast: bool) -> dict[str, Any
 
 def recipe_words(recipe: Recipe | None) -> dict[str, Any]:
     """JSON values; without a recipe the source's quantisation is kept."""
-    return recipe.describe() if recipe else {"name": "keep"}
+    return recipe.describe() if recipe else {"name": KEEP}
 
 
 def quantiser_word(recipe: Recipe | None, fast: bool) -> str:

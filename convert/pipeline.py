@@ -57,8 +57,15 @@ class Reader:
             # The job given last is done with by now: its buffer is among the spare ones.
             while following and (not waiting or self._near(following[1], ahead, len(waiting))):
                 number, job = following
-                buffer = self._buffer(sum(_aligned(slice.nbytes) for slice in job.slices))
-                waiting.append((number, job, buffer, self._pool.submit(self._read, job, buffer)))
+                buffer = self._buffer(room(job))
+                waiting.append(
+                    (
+                        number,
+                        job,
+                        buffer,
+                        self._pool.submit(read, self._files, job, buffer, self._clock),
+                    )
+                )
                 ahead += job.nbytes
                 following = next(upcoming, None)
             number, job, buffer, future = waiting.popleft()
@@ -94,17 +101,24 @@ class Reader:
         self._spare.clear()
         return np.empty(nbytes, np.uint8)
 
-    def _read(self, job: Job, buffer: NDArray[np.uint8]) -> Bytes:
-        data: dict[Slice, NDArray[np.uint8]] = {}
-        start = 0
-        for slice in job.slices:
-            part = buffer[start : start + slice.nbytes]
-            with self._clock.on("reading"):
-                self._files.read(slice.tensor.file.name, slice.offset, part.data)
-            check_finite(slice, part)
-            data[slice] = part
-            start += _aligned(slice.nbytes)
-        return data
+
+def read(files: Files, job: Job, buffer: NDArray[np.uint8], clock: Clock) -> Bytes:
+    """A job's slices, read into `buffer` of at least `room(job)` bytes, and checked."""
+    data: dict[Slice, NDArray[np.uint8]] = {}
+    start = 0
+    for slice in job.slices:
+        part = buffer[start : start + slice.nbytes]
+        with clock.on("reading"):
+            files.read(slice.tensor.file.name, slice.offset, part.data)
+        check_finite(slice, part)
+        data[slice] = part
+        start += _aligned(slice.nbytes)
+    return data
+
+
+def room(job: Job) -> int:
+    """Bytes that its slices take in one buffer."""
+    return sum(_aligned(slice.nbytes) for slice in job.slices)
 
 
 def _aligned(nbytes: int) -> int:

@@ -160,17 +160,19 @@ def plan(
     outputs: dict[str, Entry] = {}
     quants: dict[str, Quant] = {}
     for pieces in source.pieces():
-        job = Job(tuple(part for piece in pieces for part in _parts(piece, recipe)))
-        jobs.append(job)
-        for part in job.parts:
-            outputs |= {entry.name: entry for entry in part.entries}
+        parts: list[Part] = []
         for piece in pieces:
-            stored, wanted = _kept(piece, recipe), _wanted(piece, recipe)
+            wanted = _wanted(piece, recipe)
+            stored = _kept(piece, wanted)
+            parts += _parts(piece, stored, wanted, keep=recipe is None)
             if quant := stored or wanted:
                 quants[piece.name.removesuffix(".weight")] = quant
             if piece.first == 0:
                 weights += prod(piece.shape)
                 kept += bool(recipe and stored and stored != wanted)
+        jobs.append(Job(tuple(parts)))
+        for part in parts:
+            outputs |= {entry.name: entry for entry in part.entries}
     layout = Layout.of(outputs.values())
     texts = {
         "config.json": json_bytes(documents.config(raw, quants)),
@@ -182,15 +184,15 @@ def plan(
     )  # fmt: skip
 
 
-def _parts(piece: Piece, recipe: Recipe | None) -> Iterator[Part]:
+def _parts(piece: Piece, stored: Quant | None, wanted: Quant | None, keep: bool) -> Iterator[Part]:
     """What a piece becomes; a matrix that keeps its quantisation is copied tensor by tensor."""
     encoding = piece.encoding
-    if recipe is None and isinstance(encoding, Floats) and _foreign(encoding):
+    if keep and isinstance(encoding, Floats) and _foreign(encoding):
         # Beside float16 scales a norm in bf16 would have other programs compute in float32.
         yield Part(replace(piece, encoding=Raw(encoding.slice)), None)
         return
-    if not _kept(piece, recipe):
-        yield Part(piece, _wanted(piece, recipe))
+    if not stored:
+        yield Part(piece, wanted)
         return
     assert isinstance(encoding, Packed)
     path = piece.name.removesuffix(".weight")
@@ -209,13 +211,13 @@ def _wanted(piece: Piece, recipe: Recipe | None) -> Quant | None:
     return grouped(piece.name, piece.shape, recipe.quant(piece.name)) if recipe else None
 
 
-def _kept(piece: Piece, recipe: Recipe | None) -> Quant | None:
-    """The quantisation that a matrix already has and keeps, unless the recipe makes it smaller:
+def _kept(piece: Piece, wanted: Quant | None) -> Quant | None:
+    """The quantisation that a matrix already has and keeps, unless the wanted one is smaller:
     what was rounded away cannot be had back. Raises UsageError if the recipe asks for more bits
     of the routed experts, which it is mostly about."""
     if not isinstance(piece.encoding, Packed):
         return None
-    stored, wanted = piece.encoding.quant, _wanted(piece, recipe)
+    stored = piece.encoding.quant
     if wanted is None or stored.bits_per_weight <= wanted.bits_per_weight:
         if wanted not in (None, stored) and tensor_class(piece.name) is TensorClass.EXPERTS:
             raise UsageError(

@@ -10,6 +10,7 @@ import numpy as np
 from mlx_maverick.config import Quant
 from mlx_maverick.errors import BadCheckpoint
 
+from . import source
 from .search import search
 
 
@@ -45,5 +46,5 @@ def quantise(
 
 def finite(values: mx.array) -> bool:
     """Whether an evaluated bf16 array holds neither infinities nor NaN."""
-    bits = np.array(values.view(mx.uint16), copy=False)
-    return bool((bits & 0x7FFF).max() < 0x7F80)
+    bits = np.array(values.view(mx.uint16), copy=False).reshape(-1)
+    return source.finite(bits, source.EXPONENTS["BF16"])

@@ -26,6 +26,7 @@ _NAME = re.compile(r"e(\d+)(?:g(\d+))?r(\d+)(?:g(\d+))?", re.ASCII)
 # TOML reads +1 as 1: a step in a file without quotes would silently be a number of bits.
 _BARE_STEP = re.compile(r"""^\s*("[^"\n]*"|'[^'\n]*'|[\w-]+)\s*=\s*[+-]\d""", re.MULTILINE)
 MIXED = "-mixed"
+KEEP = "keep"  # instead of a recipe: an MLX folder keeps its quantisation
 
 
 @dataclass(frozen=True)

@@ -16,15 +16,16 @@ from numpy.typing import NDArray
 from mlx_maverick.checkpoint import Checkpoint, Tensor
 from mlx_maverick.config import read_json
 from mlx_maverick.errors import BadCheckpoint, UsageError
-from mlx_maverick.files import Files, Folder
+from mlx_maverick.files import Folder
 
 from . import origin
 from .identity import identity
 from .manifest import MANIFEST
+from .pipeline import read, room
 from .plan import Job, Part, Plan, make_plan
-from .progress import Progress, ignore
-from .recipe import Recipe
-from .source import Bytes, check_finite
+from .progress import Clock, Progress, ignore
+from .recipe import KEEP, Recipe
+from .source import Bytes
 from .values import blocks, values
 
 # Another MLX version or device may round otherwise: that changes a few codes, and the squared
@@ -70,7 +71,7 @@ def sample(
         jobs = _chosen(plan, count, random.Random(seed))
         for done, job in enumerate(jobs):
             progress(Progress("comparing", done, len(jobs), str(job)))
-            data = _read(files, job)
+            data = read(files, job, np.empty(room(job), np.uint8), Clock())
             for part in job.parts:
                 new = _made(part, data, fast)
                 old = [_held(folder, tensors, part, i, array) for i, array in enumerate(new)]
@@ -88,7 +89,7 @@ def _recipe(about: Mapping[str, Any], folder: Path) -> Recipe | None:
     """That of maverick.json; None if the source's quantisation was kept."""
     try:
         said = about["recipe"]
-        return None if said["name"] == "keep" else Recipe.described(said)
+        return None if said["name"] == KEEP else Recipe.described(said)
     except (KeyError, TypeError, ValueError):
         raise BadCheckpoint(f"{folder / MANIFEST} names no recipe; convert again") from None
 
@@ -101,16 +102,6 @@ def _chosen(plan: Plan, count: int, rng: random.Random) -> list[Job]:
     more = min(len(experts), count - fewer)
     chosen = rng.sample(others, fewer) + rng.sample(experts, more)
     return [plan.jobs[i] for i in sorted(chosen)]
-
-
-def _read(files: Files, job: Job) -> Bytes:
-    data = {}
-    for slice in job.slices:
-        buffer = np.empty(slice.nbytes, np.uint8)
-        files.read(slice.tensor.file.name, slice.offset, buffer.data)
-        check_finite(slice, buffer)
-        data[slice] = buffer
-    return data
 
 
 def _made(part: Part, data: Bytes, fast: bool) -> list[NDArray[np.generic]]:

@@ -205,12 +205,16 @@ def check_finite(slice: Slice, data: NDArray[np.uint8]) -> None:
     exponent = EXPONENTS.get(slice.tensor.dtype)
     if exponent is None:
         return
-    bits = data.view(UNSIGNED[8 * _width(slice)])
-    for i in range(0, bits.size, CHECKED_AT_ONCE):
-        if (bits[i : i + CHECKED_AT_ONCE] & exponent).max() == exponent:
-            raise BadCheckpoint(
-                f"{slice} of {slice.tensor.file} holds infinite values or NaN; download it again"
-            )
+    if not finite(data.view(UNSIGNED[8 * _width(slice)]), exponent):
+        raise BadCheckpoint(
+            f"{slice} of {slice.tensor.file} holds infinite values or NaN; download it again"
+        )
+
+
+def finite(bits: NDArray[np.unsignedinteger[Any]], exponent: int) -> bool:
+    """Whether none of the values stored as these integers [n] has an exponent of all ones."""
+    parts = (bits[i : i + CHECKED_AT_ONCE] for i in range(0, bits.size, CHECKED_AT_ONCE))
+    return all((part & exponent).max() != exponent for part in parts)
 
 
 def _shape(slice: Slice, columns: tuple[int, int] | None) -> tuple[int, ...]:

@@ -8,14 +8,14 @@ import signal
 from pathlib import Path
 
 from ..config import ModelConfig
-from ..convert.recipe import DEFAULT, OFFERED, Recipe
+from ..convert.recipe import DEFAULT, KEEP, OFFERED, Recipe
 from ..errors import UsageError
 from .converting import Report
 from .options import whole
-from .plan import NO_KV_BITS
+from .plan import KV_BITS, NO_KV_BITS
 from .terminal import StatusLine
 
-AUTO, KEEP = "auto", "keep"
+AUTO = "auto"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--target-memory", metavar="SIZE", help="the Mac's memory, as 192GB (default: this one's)"
     )
     fit.add_argument("--context", type=whole(1), metavar="N", help="tokens it must have room for")
-    fit.add_argument("--kv-bits", type=int, choices=(4, 8), help="bits of the KV cache")
+    fit.add_argument("--kv-bits", type=int, choices=KV_BITS, help="bits of the KV cache")
     parser.add_argument("--json", action="store_true", help="print events as lines of JSON")
 
 

@@ -11,13 +11,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import hub, memory
+from .. import hub, memory, sizing
 from ..checkpoint import Checkpoint, Tensor
 from ..config import ModelConfig, Quantization, read_json
 from ..convert import published
 from ..convert.manifest import MANIFEST
-from ..convert.published import READ_METHODS
 from ..convert.recipe import OFFERED
+from ..convert.rule import BITS
 from ..errors import BadCheckpoint, UsageError
 from ..memory import DEFAULT_CONTEXT, Budget
 from ..names import TensorClass, canonical, tensor_class
@@ -104,15 +104,10 @@ def describe(folder: Path, context: int | None = None) -> Facts:
     checkpoint = Checkpoint.open(folder)
     config = ModelConfig.from_folder(folder)
     text = config.text
-    context = min(DEFAULT_CONTEXT, text.max_position_embeddings) if context is None else context
-    if not 0 < context <= text.max_position_embeddings:
-        raise UsageError(
-            f"--context {context} is not possible; this model takes 1 to "
-            f"{text.max_position_embeddings} tokens"
-        )
+    context = sizing.checked_context(config, context)
     form, stored_as = _format(checkpoint, config)
     classes = list(_shares(checkpoint, config.quantization))
-    convertible = form == "published" or config.source_quantization in READ_METHODS
+    convertible = form == "published" or config.source_quantization in published.READ_METHODS
     recipes = OFFERED if convertible else ()
     return Facts(
         path=str(folder),
@@ -187,7 +182,7 @@ def _parameters(tensor: Tensor, checkpoint: Checkpoint, settings: Quantization |
     bits = tensor.shape[-1] * 32 / columns if columns and tensor.shape else 0
     # Where config.json gives only a default, other bits are legal: older converters kept
     # single matrices at other bits without a word.
-    legal = bits == quant.bits if named in settings.overrides else bits in (2, 3, 4, 5, 6, 8)
+    legal = bits == quant.bits if named in settings.overrides else bits in BITS
     if not legal or tensor.shape[:-1] != scales.shape[:-1]:
         raise BadCheckpoint(
             f"{tensor.file}: {path} has shape {list(tensor.shape)} with scales "

@@ -445,3 +445,16 @@ def test_a_journal_left_in_the_output_is_of_one_conversion(
         convert(source, out, recipe, fast=other == "fast", restart=other == "restart")
     assert convert(maverick_mini, out, Recipe.parse("e4r4", ["lm_head=8"])).folder == out
     assert {p.name: p.read_bytes() for p in out.iterdir()} == before
+
+
+def test_a_partial_folder_is_never_the_output(
+    maverick_mini: Path, out: Path, partial: Path
+) -> None:
+    """Not even one that was killed just before it got its name."""
+    assert crash.run("rename", 1, "before", maverick_mini, out).returncode == -SIGKILL
+    before = contents(partial)
+    with pytest.raises(UsageError, match="unfinished conversion"):
+        convert(maverick_mini, partial, RECIPE, fast=True)
+    with pytest.raises(UsageError, match="unfinished conversion"):
+        convert(maverick_mini, partial, RECIPE)
+    assert contents(partial) == before
