@@ -171,21 +171,27 @@ def test_too_little_disk(
 
 # The child stops in the middle of its work and says so, until the test has sent its signal.
 CHILD = """
-import os, signal, sys, threading
+import os, select, signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored under nohup
+arrived, wakeup = os.pipe()
+os.set_blocking(wakeup, False)
+signal.set_wakeup_fd(wakeup)
+def pause():
+    select.select([arrived], [], [], 60)  # till a signal is here,
+    time.sleep(1.0)  # and the main thread has taken it
 from mlx_maverick.cli.entry import entry
 from mlx_maverick.convert import pipeline
 {before}
 entry()
 """
 WRITING = """
-write, count, go = os.pwrite, 0, threading.Event()
+write, count = os.pwrite, 0
 def counted(*args):
     global count
     count += 1
     if count == {at}:
         sys.stdout.write("writing\\n"); sys.stdout.flush()
-        go.wait(1.0)  # till the signal was taken, or a little longer
+        pause()
     return write(*args)
 os.pwrite = counted
 """
@@ -288,7 +294,7 @@ def slow(file):
     count += 1
     if count == 3:
         sys.stdout.write("syncing\\n"); sys.stdout.flush()
-        threading.Event().wait(0.5)
+        pause()
     return wait(file)
 os.fsync = slow
 """
@@ -315,7 +321,7 @@ def test_a_second_conversion_into_the_same_folder_is_refused(
     """With --restart, too; and when the first is killed outright, the next goes on."""
     words = [str(maverick_mini), "--fast", "--out", str(out)]
     capsys.readouterr()
-    with child(WRITING.format(at=30).replace("go.wait(1.0)", "go.wait(60)"), *words) as process:
+    with child(WRITING.format(at=30), *words) as process:
         assert process.stdout
         assert process.stdout.readline() == "writing\n"
         for more in ([], ["--restart"]):
