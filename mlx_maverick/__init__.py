@@ -9,12 +9,18 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
-    "load": "maverick",
+    "load": "loading",
     "Maverick": "maverick",
     "Chat": "chat",
+    "Session": "session",
+    "Stream": "stream",
     "Sampling": "sampling",
+    "KVOptions": "kv",
+    "JsonSchema": "grammar",
+    "ToolCall": "tools",
     "Prefill": "events",
     "Token": "events",
+    "Likely": "events",
     "Finished": "events",
     "FinishReason": "events",
     "Reply": "events",
@@ -40,12 +46,18 @@ if TYPE_CHECKING:
     from .errors import UsageError as UsageError
     from .events import Finished as Finished
     from .events import FinishReason as FinishReason
+    from .events import Likely as Likely
     from .events import Prefill as Prefill
     from .events import Reply as Reply
     from .events import Stats as Stats
     from .events import Token as Token
+    from .grammar import JsonSchema as JsonSchema
+    from .kv import KVOptions as KVOptions
+    from .loading import load as load
     from .maverick import Maverick as Maverick
-    from .maverick import load as load
+    from .session import Session as Session
+    from .stream import Stream as Stream
+    from .tools import ToolCall as ToolCall
     from .sampling import Sampling as Sampling
 
 

@@ -3,28 +3,47 @@
 Knows nothing of terminals.
 """
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Unpack
 
+from . import chat_file
 from .errors import UsageError
-from .events import Event, Prefill, Reply, Token, collect
+from .events import Event, Finished, Prefill, Reply, Token, collect
 from .image_source import Source
 from .images import Picture, load_picture
 from .sampling import Sampling
+from .session import Session
+from .stream import Stream
 
 if TYPE_CHECKING:
-    from .maverick import Maverick
+    from .maverick import Maverick, Options
+
+Message = dict[str, Any]
 
 
 class Chat:
-    """Made by `Maverick.chat()`; only what is new in a turn is computed."""
+    """Made by `Maverick.chat()`; only what is new in a turn is computed.
 
-    def __init__(self, model: "Maverick", system: str | None, sampling: Sampling):
-        self.model, self.sampling = model, sampling
-        self.session = model.session()
-        self.messages: list[dict[str, Any]] = []
+    `messages` may be read and changed between turns. An answer carries the `token_ids` that
+    were sampled, which stand for its `content` as long as that is what they say.
+    """
+
+    def __init__(
+        self, model: "Maverick", system: str | None, sampling: Sampling, tools: Sequence[Any] = ()
+    ):
+        self.model, self.sampling, self.tools = model, sampling, tuple(tools)
+        self.session: Session = model.session()
+        self.messages: list[Message] = []
         if system:
             self.messages.append({"role": "system", "content": system})
+
+    @property
+    def turns(self) -> int:
+        """Questions asked so far."""
+        return len(self._questions())
 
     def send(self, text: str, images: Sequence[Source | Picture] = ()) -> Reply:
         """One turn: the whole answer. Raises UsageError, NotFound or BadImage for a message
@@ -36,38 +55,133 @@ class Chat:
         text: str,
         images: Sequence[Source | Picture] = (),
         should_stop: Callable[[], bool] = lambda: False,
-    ) -> Iterator[Event]:
+    ) -> Stream:
         """One turn as events. A turn that is cut short keeps the answer so far."""
-        pictures = [load_picture(image, self.model.config) for image in images]
-        parts = [{"type": "image", "image": picture} for picture in pictures]
-        question: dict[str, Any] = {"role": "user", "content": text}
-        if parts:
-            question["content"] = [*parts, {"type": "text", "text": text}]
-        events = self.model.stream(
-            [*self.messages, question],
-            session=self.session,
-            sampling=self.sampling,
-            should_stop=should_stop,
-        )
-        return self._turn(question, events)
+        return self._ask(self.messages, [self._question(text, images)], should_stop)
 
-    def _turn(self, question: dict[str, Any], events: Iterator[Event]) -> Iterator[Event]:
-        answer = {"role": "assistant", "content": ""}
-        accepted = False
-        for event in events:
-            # The first event only says what the cache holds; with the next, work was done.
-            if not accepted and not (isinstance(event, Prefill) and event.done < event.total):
-                self.messages += [question, answer]
-                accepted = True
-            if isinstance(event, Token):
-                answer["content"] += event.text
-            yield event
+    def send_results(self, *results: Any) -> Reply:
+        """The answer to what the functions gave that the last reply called, in its order:
+        strings, or anything that JSON can say. Raises UsageError if there are not as many."""
+        return collect(self.stream_results(*results))
+
+    def stream_results(
+        self, *results: Any, should_stop: Callable[[], bool] = lambda: False
+    ) -> Stream:
+        """The same as events."""
+        calls = self.messages[-1].get("tool_calls", ()) if self.messages else ()
+        if len(results) != len(calls) or not calls:
+            raise UsageError(f"{len(results)} results for {len(calls)} tool calls")
+        new = [
+            {"role": "tool", "content": result, "tool_call_id": call["id"]}
+            for result, call in zip(results, calls, strict=True)
+        ]
+        return self._ask(self.messages, new, should_stop)
+
+    def regenerate(self) -> Reply:
+        """Another answer to the last question. Raises UsageError if there is none."""
+        return collect(self.stream_regenerate())
+
+    def stream_regenerate(self, should_stop: Callable[[], bool] = lambda: False) -> Stream:
+        """The same as events; the old answer stays until there is something of the new one."""
+        at = self._at(-1)
+        return self._ask(self.messages[:at], [self.messages[at]], should_stop)
+
+    def edit(
+        self, text: str, turn: int = -1, images: Sequence[Source | Picture] | None = None
+    ) -> Reply:
+        """Ask the question of a turn (0 is the first, -1 the last) in other words, with its
+        pictures or other ones; what came after it is dropped. Raises as `send`."""
+        return collect(self.stream_edit(text, turn, images))
+
+    def stream_edit(
+        self,
+        text: str,
+        turn: int = -1,
+        images: Sequence[Source | Picture] | None = None,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> Stream:
+        """The same as events."""
+        at = self._at(turn)
+        if images is None:
+            content = self.messages[at]["content"]
+            parts = content if isinstance(content, list) else []
+            images = [part["image"] for part in parts if part["type"] == "image"]
+        return self._ask(self.messages[:at], [self._question(text, images)], should_stop)
+
+    def fork(self) -> "Chat":
+        """A copy of the conversation that goes its own way, without computing anything."""
+        other = copy.copy(self)
+        other.session, other.messages = self.session.fork(), copy.copy(self.messages)
+        return other
 
     def rewind(self, turns: int = 1) -> None:
         """Take back the last `turns` questions with their answers. The cache follows with
         the next turn. Raises UsageError if there are fewer."""
-        kept = [m for m in self.messages if m["role"] == "system"]
-        rest = self.messages[len(kept) :]
-        if not 0 <= turns * 2 <= len(rest):
-            raise UsageError(f"cannot take back {turns} turns of {len(rest) // 2}")
-        self.messages = kept + rest[: len(rest) - 2 * turns]
+        if not 0 <= turns <= self.turns:
+            raise UsageError(f"cannot take back {turns} turns of {self.turns}")
+        if turns:
+            self.messages = self.messages[: self._at(-turns)]
+
+    def save(self, path: str | Path) -> None:
+        """Write the conversation with its KV cache and pictures to a file, from which
+        `Maverick.load_chat` goes on without computing it again. Raises MaverickError if it
+        cannot be written; an older file of that name is then as it was."""
+        notes, arrays = chat_file.pack(self.messages, self.sampling, self.tools)
+        self.session.save(path, notes, arrays)
+
+    @staticmethod
+    def load(model: "Maverick", path: str | Path, **options: "Unpack[Options]") -> "Chat":
+        """See `Maverick.load_chat`."""
+        session, notes, arrays = model.run(
+            Session.load_noted, path, model.model, model.kv, model.context
+        )
+        messages, sampling, tools = chat_file.unpack(notes, arrays, str(path))
+        chat = Chat(model, None, replace(sampling, **options), tools)
+        chat.session, chat.messages = session, messages
+        return chat
+
+    def _question(self, text: str, images: Sequence[Source | Picture]) -> Message:
+        pictures = [load_picture(image, self.model.config) for image in images]
+        if not pictures:
+            return {"role": "user", "content": text}
+        parts = [{"type": "image", "image": picture} for picture in pictures]
+        return {"role": "user", "content": [*parts, {"type": "text", "text": text}]}
+
+    def _questions(self) -> list[int]:
+        return [i for i, message in enumerate(self.messages) if message["role"] == "user"]
+
+    def _at(self, turn: int) -> int:
+        """Where in the messages a turn begins."""
+        questions = self._questions()
+        if not -len(questions) <= turn < len(questions):
+            raise UsageError(f"there is no turn {turn}: {len(questions)} questions were asked")
+        return questions[turn]
+
+    def _ask(
+        self, before: list[Message], new: list[Message], should_stop: Callable[[], bool]
+    ) -> Stream:
+        prompt = self.model.encode([*before, *new], tools=self.tools)
+        stream = self.model.stream_encoded(
+            prompt,
+            session=self.session,
+            sampling=self.sampling,
+            tools=self.tools,
+            should_stop=should_stop,
+        )
+        return stream.watched(lambda events: self._turn([*before, *new], events))
+
+    def _turn(self, messages: list[Message], events: Iterator[Event]) -> Iterator[Event]:
+        answer: Message = {"role": "assistant", "content": "", "token_ids": []}
+        accepted = False
+        for event in events:
+            # The first event only says what the cache holds; with the next, work was done.
+            if not accepted and not (isinstance(event, Prefill) and event.done < event.total):
+                self.messages = [*messages, answer]
+                accepted = True
+            if isinstance(event, Token):
+                answer["content"] += event.text
+                if event.id is not None:
+                    answer["token_ids"].append(event.id)
+            elif isinstance(event, Finished) and event.tool_calls:
+                answer["tool_calls"] = [call.message() for call in event.tool_calls]
+            yield event

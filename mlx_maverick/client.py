@@ -18,6 +18,7 @@ from typing import Any
 
 from . import errors
 from .errors import MaverickError
+from .kv import KVOptions
 from .events import Finished, FinishReason, Prefill, Stats
 from .paths import log_file
 from .sampling import Sampling
@@ -67,11 +68,11 @@ class Memory:
 
 @dataclass(frozen=True)
 class Text:
-    """New text of reply `id`, from `count` tokens."""
+    """New text of reply `id`, and the tokens it came with."""
 
     id: int
     text: str
-    count: int
+    ids: list[int]
 
 
 @dataclass(frozen=True)
@@ -184,9 +185,11 @@ class Client:
     def alive(self) -> bool:
         return self._process.poll() is None
 
-    def load(self, model: str, context: int | None = None) -> None:
+    def load(
+        self, model: str, context: int | None = None, kv: KVOptions | None = None
+    ) -> None:
         """Load a folder or Hub repository: Loading ..., then Loaded, or Failed of op 'load'."""
-        self._send(op="load", model=model, context=context)
+        self._send(op="load", model=model, context=context, kv=asdict(kv or KVOptions()))
 
     def generate(self, messages: Sequence[Mapping[str, Any]], sampling: Sampling) -> int:
         """Ask for a reply; the id that its Step, Text and Failed events carry."""

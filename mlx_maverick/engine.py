@@ -14,15 +14,16 @@ import mlx.core as mx
 import numpy as np
 
 from .cache import Cache
+from .choosing import NOT_A_NUMBER, Choice, Chooser
 from .errors import BadCheckpoint, UsageError
 from .events import Finished, FinishReason, Prefill, Stats
 from .memory import PREFILL_STEP
 from .model import Llama4
 from .sampling import Sampling
 
-Sampler = Callable[[mx.array], mx.array]
-
-NOT_A_NUMBER = -1  # in place of a token
+# Of a prefill step. From so many tokens on it is computed layer by layer, so that it can be
+# stopped in between; a layer of so many then takes much longer than waiting for it.
+PAUSE_FROM = 256
 
 
 class Features(Protocol):
@@ -32,12 +33,21 @@ class Features(Protocol):
         """Those of the prompt's patches number `first` to `last`: [last - first, hidden]."""
 
 
+class Interrupt(Protocol):
+    """Asked between tokens, prefill steps and layers whether to go on."""
+
+    def __call__(self) -> FinishReason | None:
+        """Why the reply has to end now; None to go on."""
+
+
 @dataclass(frozen=True)
 class Sampled:
     """One new token; `stop` says that it ends the turn and is not part of the answer."""
 
     id: int
     stop: bool
+    logprob: float | None = None  # where the sampling asks for it
+    top: tuple[tuple[int, float], ...] = ()  # (id, log-probability), the likeliest first
 
 
 def generate(
@@ -49,22 +59,23 @@ def generate(
     context: int,
     stop_ids: frozenset[int] = frozenset(),
     features: Features | None = None,
-    should_stop: Callable[[], bool] = lambda: False,
+    interrupt: Interrupt = lambda: None,
+    chooser: Chooser | None = None,
     step: int = PREFILL_STEP,
 ) -> Iterator[Prefill | Sampled | Finished]:
     """Continue `ids`, of which the cache already holds the first `cache.length`.
 
-    `context` is the most tokens prompt and answer may have together. `should_stop` is asked
-    between prefill steps and between tokens. At every event the cache holds a prefix of
-    `ids` plus the tokens sampled so far. Raises UsageError for a prompt that is too long,
-    BadCheckpoint if the weights make no numbers.
+    `context` is the most tokens prompt and answer may have together. `chooser` takes the place
+    of one made from `sampling`. At every event the cache holds a prefix of `ids` plus the
+    tokens sampled so far. Raises UsageError for a prompt that is too long, BadCheckpoint if
+    the weights make no numbers.
     """
     cached, total = cache.length, len(ids)
     check_length(total, context)
     if cached >= total:
         raise ValueError(f"the cache holds {cached} tokens of a prompt of {total}")
     limit = min(sampling.max_tokens or context, context - total)
-    sample = sampling.sampler()
+    choose = chooser or Chooser(sampling, ids, model.config.text.vocab_size)
     if sampling.seed is not None:
         mx.random.seed(sampling.seed)
     mx.reset_peak_memory()
@@ -73,37 +84,48 @@ def generate(
 
     yield Prefill(cached, total)
     hidden = mx.array([])
-    for computed in _prefill(model, cache, ids, features, step):
-        hidden = computed
-        yield Prefill(cache.length, total)
-        if should_stop():
-            seconds = perf_counter() - started
-            yield _finished(FinishReason.CANCELLED, total, cached, 0, seconds, 0.0)
-            return
-    ahead: mx.array | None = _sampled(model, hidden, sample)
+    try:
+        for computed in _prefill(model, cache, ids, features, step, interrupt):
+            hidden = computed
+            yield Prefill(cache.length, total)
+            if why := interrupt():
+                raise _Interrupted(why)
+    except _Interrupted as e:
+        yield _finished(e.reason, total, cached, 0, perf_counter() - started, 0.0)
+        return
+    ahead: Choice | None = choose(model.text.logits(hidden[:, -1]))
     prefill_seconds = perf_counter() - started
     mx.clear_cache()  # prefill's large buffers are of no use to decode
 
     reason, count, first = FinishReason.LENGTH, 0, 0.0
     while ahead is not None:
-        token, count = ahead, count + 1
+        choice, count = ahead, count + 1
         ahead = None
         if count < limit:
-            hidden = model.text(model.text.embed_tokens(token[None]), cache)
-            ahead = _sampled(model, hidden, sample)
-        id = int(np.array(token)[0])
+            hidden = model.text(model.text.embed_tokens(choice.token[None]), cache)
+            if not choose.waits:
+                ahead = choose(model.text.logits(hidden[:, -1]))
+            else:  # for the token's number; the network computes meanwhile
+                mx.async_eval(hidden)  # type: ignore[no-untyped-call]
+        id = choice.id
         if id == NOT_A_NUMBER:
             raise BadCheckpoint(
                 "the model computes values that are not numbers: its weights are damaged; "
                 "run 'mlx-maverick verify' on the folder, or make it again"
             )
+        stop = id in stop_ids
+        if choose.waits and not stop:
+            choose.accept(id)
+            if count < limit:
+                ahead = choose(model.text.logits(hidden[:, -1]))
         first = first or perf_counter()
-        yield Sampled(id, stop=id in stop_ids)
-        if id in stop_ids:
+        logprob = None if choice.logprob is None else float(choice.logprob.item())
+        yield Sampled(id, stop, logprob, choice.top)
+        if stop:
             reason = FinishReason.STOP
             break
-        if should_stop():
-            reason = FinishReason.CANCELLED
+        if why := interrupt():
+            reason = why
             break
     yield _finished(reason, total, cached, count, prefill_seconds, perf_counter() - first)
 
@@ -117,31 +139,42 @@ def check_length(total: int, context: int) -> None:
         )
 
 
+class _Interrupted(Exception):
+    """Leaves the prefill, also between two layers of a step."""
+
+    def __init__(self, reason: FinishReason):
+        self.reason = reason
+
+
 def _prefill(
-    model: Llama4, cache: Cache, ids: Sequence[int], features: Features | None, step: int
+    model: Llama4,
+    cache: Cache,
+    ids: Sequence[int],
+    features: Features | None,
+    step: int,
+    interrupt: Interrupt,
 ) -> Iterator[mx.array]:
-    """Compute what the cache lacks of `ids`; the hidden states of each step, [1, L, hidden]."""
+    """Compute what the cache lacks of `ids`; the hidden states of each step, [1, L, hidden].
+
+    Raises _Interrupted in the middle of a step, of which the cache then knows nothing.
+    """
     every = np.array(ids, dtype=np.int32)
     # Patches before each position; those in the cache already keep their numbers.
     patches = np.concatenate([[0], np.cumsum(every == model.config.patch_token_id)])
     rest, patches = every[cache.length :], patches[cache.length :]
+
+    def pause(x: mx.array) -> None:
+        mx.eval(x)
+        if reason := interrupt():
+            raise _Interrupted(reason)
+
     for start, end in cache.spans(len(rest), step):
         first, last = int(patches[start]), int(patches[end])
         rows = features.between(first, last) if features and last > first else None
-        hidden = model.text(model.embed(mx.array(rest[None, start:end]), rows), cache)
+        x = model.embed(mx.array(rest[None, start:end]), rows)
+        hidden = model.text(x, cache, pause if end - start >= PAUSE_FROM else None)
         mx.eval(hidden)
         yield hidden
-
-
-def _sampled(model: Llama4, hidden: mx.array, sample: Sampler) -> mx.array:
-    """The token after the last of `hidden` [1, L, hidden]: [1], on its way."""
-    logits = model.text.logits(hidden[:, -1]).astype(mx.float32)
-    total = mx.logsumexp(logits, axis=-1, keepdims=True)
-    token = sample(logits - total)
-    # Found out together with the token, at no extra wait.
-    token = mx.where(mx.isfinite(total[:, 0]), token.astype(mx.int32), NOT_A_NUMBER)
-    mx.async_eval(token)  # type: ignore[no-untyped-call]
-    return token
 
 
 def _finished(

@@ -6,6 +6,10 @@ Knows nothing of how any of it is computed or shown.
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .tools import ToolCall
 
 
 class FinishReason(StrEnum):
@@ -13,7 +17,9 @@ class FinishReason(StrEnum):
 
     STOP = "stop"  # the model ended its turn, or a stop string was met
     LENGTH = "length"  # max_tokens, or the context is full
+    TOOL_CALLS = "tool_calls"  # the model wants functions to be called
     CANCELLED = "cancelled"
+    MEMORY = "memory"  # the machine ran out of memory; the text so far is kept
 
 
 @dataclass(frozen=True)
@@ -47,13 +53,29 @@ class Prefill:
 
 
 @dataclass(frozen=True)
+class Likely:
+    """A token that could have come, with its natural log-probability."""
+
+    id: int
+    text: str
+    logprob: float
+
+
+@dataclass(frozen=True)
 class Token:
     """One new token. `text` is what became printable with it, and may be empty: a character
-    is shown when its last byte is there, and a possible stop string when it is none.
-    The last one carries what was held back to the end, with the `id` it came from."""
+    is shown when its last byte is there, and a possible stop string when it is none. What was
+    held back to the end comes last, with no `id`.
+
+    With `logprobs` in the sampling options, `logprob` is the natural logarithm of the
+    probability that the sampler saw before temperature, top-p and the like, and `likely` has
+    the likeliest tokens, best first.
+    """
 
     text: str
-    id: int
+    id: int | None
+    logprob: float | None = None
+    likely: tuple[Likely, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -62,6 +84,8 @@ class Finished:
 
     reason: FinishReason
     stats: Stats
+    tool_calls: "tuple[ToolCall, ...]" = ()
+    problem: str | None = None  # why text that looks like a tool call was not taken for one
 
 
 Event = Prefill | Token | Finished
@@ -74,13 +98,24 @@ class Reply:
     text: str
     finish_reason: FinishReason
     stats: Stats
+    tokens: tuple[Token, ...] = ()
+    tool_calls: "tuple[ToolCall, ...]" = ()  # which are then no part of `text`
+    problem: str | None = None  # why text that looks like a tool call was not taken for one
+
+    @property
+    def ids(self) -> list[int]:
+        """The tokens' ids, without the one that ended the turn."""
+        return [token.id for token in self.tokens if token.id is not None]
 
 
 def collect(events: Iterable[Event]) -> Reply:
     """Run a stream to its end."""
-    text, last = "", None
+    tokens: list[Token] = []
+    last: Event | None = None
     for event in events:
-        text += event.text if isinstance(event, Token) else ""
+        if isinstance(event, Token):
+            tokens.append(event)
         last = event
     assert isinstance(last, Finished)  # every stream ends with it
-    return Reply(text, last.reason, last.stats)
+    text = "".join(token.text for token in tokens)
+    return Reply(text, last.reason, last.stats, tuple(tokens), last.tool_calls, last.problem)

@@ -21,13 +21,18 @@ from .errors import UsageError
 from .image_source import Source, open_image
 
 MAX_TILES = 16
+# Of the levels 0..255; mean and deviation are 0.5 for all channels.
+LEVELS = ((np.arange(256) / 255 - 0.5) / 0.5).astype(np.float32)
+
+Pixels = np.ndarray[Any, np.dtype[np.float32]]
+Tiles = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 @dataclass(frozen=True, eq=False)
 class Picture:
     """One picture, ready for the vision tower."""
 
-    pixels: np.ndarray[Any, np.dtype[np.float32]]  # [N, 3, T, T] in -1..1
+    pixels: Pixels  # [N, 3, T, T] in -1..1
     grid: tuple[int, int]  # rows, columns of the canvas
     size: tuple[int, int]  # width, height as seen
     digest: str  # equal for equal pixels and grid
@@ -37,6 +42,18 @@ class Picture:
     def tiles(self) -> int:
         """Tiles with the global one."""
         return int(self.pixels.shape[0])
+
+    @property
+    def levels(self) -> Tiles:
+        """[N, 3, T, T]: the pixels in 0..255, as they were in the picture."""
+        return np.rint((self.pixels + 1) * 127.5).astype(np.uint8)
+
+    @staticmethod
+    def of(levels: Tiles, grid: tuple[int, int], size: tuple[int, int], tokens: int) -> "Picture":
+        """From what `levels` gives: [N, 3, T, T] in 0..255."""
+        pixels = LEVELS[levels]
+        named = repr((grid, pixels.shape)).encode() + pixels.tobytes()
+        return Picture(pixels, grid, size, hashlib.sha256(named).hexdigest(), tokens)
 
 
 def load_picture(source: "Source | Picture", config: ModelConfig | VisionConfig) -> Picture:
@@ -49,25 +66,22 @@ def load_picture(source: "Source | Picture", config: ModelConfig | VisionConfig)
         return source
     vision = _vision(config)
     image = open_image(source)
-    pixels, grid = _tiles(image, vision.image_size)
-    digest = hashlib.sha256(repr((grid, pixels.shape)).encode() + pixels.tobytes()).hexdigest()
-    tokens = len(pixels) * vision.tokens_per_tile
-    return Picture(pixels, grid, image.size, digest, tokens)
+    levels, grid = _tiles(image, vision.image_size)
+    return Picture.of(levels, grid, image.size, len(levels) * vision.tokens_per_tile)
 
 
 def preprocess(
     image: Source, config: ModelConfig | VisionConfig
-) -> tuple[np.ndarray[Any, np.dtype[np.float32]], tuple[int, int]]:
+) -> tuple[Pixels, tuple[int, int]]:
     """Tiles [N, 3, T, T] float32, row by row with the global tile last (if more than one),
     and (rows, columns). Raises as `load_picture`."""
     vision = _vision(config)  # first: a model without eyes opens no files
-    return _tiles(open_image(image), vision.image_size)
+    levels, grid = _tiles(open_image(image), vision.image_size)
+    return LEVELS[levels], grid
 
 
-def _tiles(
-    rgb: Image.Image, tile: int
-) -> tuple[np.ndarray[Any, np.dtype[np.float32]], tuple[int, int]]:
-    """`preprocess` of a picture that was opened already."""
+def _tiles(rgb: Image.Image, tile: int) -> tuple[Tiles, tuple[int, int]]:
+    """Tiles [N, 3, T, T] in 0..255 of a picture that was opened already, and the grid."""
     rows, columns = best_grid(rgb.width, rgb.height, tile)
     width, height = fitted_size(rgb.width, rgb.height, columns * tile, rows * tile, tile)
     canvas = np.zeros((rows * tile, columns * tile, 3), dtype=np.uint8)
@@ -77,9 +91,7 @@ def _tiles(
     tiles = tiles.reshape(rows * columns, tile, tile, 3)
     if rows * columns > 1:
         tiles = np.concatenate([tiles, _resized(rgb, tile, tile)[None]])
-    # Mean and deviation are 0.5 for all channels.
-    levels = ((np.arange(256) / 255 - 0.5) / 0.5).astype(np.float32)
-    return levels[tiles.transpose(0, 3, 1, 2)], (rows, columns)
+    return tiles.transpose(0, 3, 1, 2), (rows, columns)
 
 
 def _vision(config: ModelConfig | VisionConfig) -> VisionConfig:
@@ -89,7 +101,7 @@ def _vision(config: ModelConfig | VisionConfig) -> VisionConfig:
     return vision
 
 
-def _resized(image: Image.Image, width: int, height: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def _resized(image: Image.Image, width: int, height: int) -> Tiles:
     return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
 
 

@@ -1,32 +1,39 @@
 """The Python API: joins model, prompt and engine.
 
-Knows nothing of terminals: it returns replies and yields events. A `Maverick` belongs to the
-thread that loaded it, because MLX's streams do.
+Knows nothing of terminals: it returns replies and yields events. May be used from any thread;
+whatever computes does so on the engine's thread.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, ParamSpec, TypedDict, TypeVar, Unpack
 
 import mlx.core as mx
 from PIL import Image
 
-from . import engine, hub, memory
-from .checkpoint import Checkpoint
+from . import engine, engine_thread
 from .config import ModelConfig
 from .errors import UsageError
-from .events import Event, Finished, FinishReason, Reply, Token, collect
+from .events import Event, Reply, collect
+from .grammar import JsonSchema
 from .image_source import Source
-from .images import Picture
-from .model import Llama4, default_dtype, load_model, loaded_bytes
+from .images import Picture, load_picture
+from .kv import KVOptions
+from .model import Llama4
 from .prompt import Encoded, Message, Prompt
+from .replying import Request, events
 from .sampling import Sampling
 from .session import PictureFeatures, Session
-from .textstream import TextStream
+from .stream import Stream
 
 if TYPE_CHECKING:
     from .chat import Chat
+    from .sampling import LogitsProcessor, Sampler
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 # Encoded pictures kept for the next turn; one takes up to 17 * 144 rows, 25 MB in bf16.
 KEPT_PICTURES = 16
@@ -38,87 +45,47 @@ class Options(TypedDict, total=False):
     temperature: float
     top_p: float
     min_p: float
+    top_k: int
+    xtc_probability: float
+    xtc_threshold: float
+    repetition_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    logit_bias: Mapping[int, float]
     seed: int | None
     max_tokens: int | None
     stop: tuple[str, ...]
+    logprobs: int | None
 
 
-def load(
-    model: str | Path,
-    context: int | None = None,
-    dtype: mx.Dtype | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> "Maverick":
-    """Load a model folder, or a repository in the Hub's cache.
+class ReplyOptions(Options, total=False):
+    """All that can be said about one reply."""
 
-    `context` is the most tokens a conversation may have (None: 32,768, or what the model
-    has); memory is checked for it. `progress(done, layers)` is called while reading.
-    Raises NotFound, BadCheckpoint, UsageError, and DoesNotFit before anything big is read.
-    """
-    return Unread.open(model, context, dtype).load(progress)
-
-
-@dataclass(frozen=True)
-class Unread:
-    """A model that was checked and fits, and whose weights are not read yet.
-
-    Prompts can be encoded already, so that a mistake in one does not cost a long load.
-    """
-
-    folder: Path
-    name: str
-    context: int
-    dtype: mx.Dtype
-    prompt: Prompt
-    memory_limit: int
-
-    @staticmethod
-    def open(
-        model: str | Path, context: int | None = None, dtype: mx.Dtype | None = None
-    ) -> "Unread":
-        """Raises as `load`."""
-        folder = hub.resolve(model)
-        config = ModelConfig.from_folder(folder)
-        most = config.text.max_position_embeddings
-        context = min(memory.DEFAULT_CONTEXT, most) if context is None else context
-        if not isinstance(context, int) or not 2 <= context <= most:
-            raise UsageError(f"context {context!r} is not between 2 and the model's {most} tokens")
-        checkpoint = Checkpoint.open(folder)
-        dtype = dtype or default_dtype()
-        weights = loaded_bytes(checkpoint, dtype.size)
-        budget = memory.Budget.of(config, weights, context, element_bytes=dtype.size)
-        limit = memory.machine_limit()
-        memory.check(budget, limit, str(model))
-        prompt = Prompt.from_folder(folder)
-        return Unread(folder, Path(model).name, context, dtype, prompt, limit)
-
-    def load(self, progress: Callable[[int, int], None] | None = None) -> "Maverick":
-        """Read the weights. Raises BadCheckpoint."""
-        memory.set_limits(self.memory_limit)
-        model = load_model(self.folder, self.dtype, progress)
-        return Maverick(model, self.prompt, self.name, self.context)
-
-    def encode(self, messages: str | Sequence[Message]) -> Encoded:
-        """A conversation that `Maverick.stream_encoded` can take. Raises UsageError,
-        NotFound or BadImage for one that cannot be answered."""
-        return _checked(self.prompt.encode(messages), self.context)
-
-    def encode_text(self, text: str) -> Encoded:
-        """Raw text without the chat template, as base models need it."""
-        return _checked(self.prompt.encode_text(text), self.context)
-
-
-def _checked(prompt: Encoded, context: int) -> Encoded:
-    engine.check_length(len(prompt.ids), context)
-    return prompt
+    session: Session | None  # a KV cache to go on from, and to leave for the next reply
+    sampling: Sampling | None  # instead of single options
+    tools: Sequence[Any]  # functions the model may call: definitions, or Python functions
+    json_schema: JsonSchema | Mapping[str, Any] | str | None  # what the answer has to be
+    sampler: "Sampler | None"  # log-probabilities [1, V] -> token ids [1]
+    logits_processors: "Sequence[LogitsProcessor]"  # (tokens [n], logits [1, V]) -> logits
+    should_stop: Callable[[], bool]  # asked between tokens, prefill steps and layers
 
 
 class Maverick:
-    """A loaded model. Use it from the thread that loaded it."""
+    """A loaded model. Its methods may be called from any thread, and take turns."""
 
-    def __init__(self, model: Llama4, prompt: Prompt, name: str, context: int):
+    def __init__(
+        self,
+        model: Llama4,
+        prompt: Prompt,
+        name: str,
+        context: int,
+        kv: KVOptions | None = None,
+        folder: Path | None = None,
+    ):
         self.model, self.prompt, self.name, self.context = model, prompt, name, context
+        self.kv, self.folder = kv or KVOptions(), folder
         self._pictures: dict[str, mx.array] = {}
+        self._encoding = threading.Lock()  # tokenizers are not made for two threads at once
 
     @property
     def config(self) -> ModelConfig:
@@ -142,13 +109,13 @@ class Maverick:
         self,
         prompt: str | Sequence[Message],
         images: Sequence[Source | Picture] = (),
-        **options: Unpack[Options],
+        **options: Unpack[ReplyOptions],
     ) -> Reply:
         """The whole answer to a prompt, or to a conversation.
 
         `images` (paths, bytes, PIL images, http(s) or data URLs) come before the text of a
-        string prompt. `options` are the fields of `Sampling`. Raises UsageError, NotFound or
-        BadImage if the message cannot be answered as it stands.
+        string prompt. `options` are the fields of `Sampling` and those of `ReplyOptions`.
+        Raises UsageError, NotFound or BadImage if the message cannot be answered as it stands.
         """
         return collect(self.stream(prompt, images=images, **options))
 
@@ -156,106 +123,160 @@ class Maverick:
         self,
         messages: str | Sequence[Message],
         images: Sequence[Source | Picture] = (),
-        session: Session | None = None,
-        sampling: Sampling | None = None,
-        should_stop: Callable[[], bool] = lambda: False,
-        **options: Unpack[Options],
-    ) -> Iterator[Event]:
+        **options: Unpack[ReplyOptions],
+    ) -> Stream:
         """The same as events: `Prefill`, `Token`, and `Finished` last.
 
         With a `session`, what its cache shares with this conversation is not computed again.
-        `should_stop` is asked between prefill steps and between tokens, from any thread's
-        flag. Raises as `generate`, before the first event.
+        Raises as `generate`, before the first event.
         """
-        sampling = _one_sampling(sampling, options)
-        encoded = self.prompt.encode(_with_images(messages, images))
-        return self.stream_encoded(encoded, session, sampling, should_stop)
+        encoded = self.encode(messages, images, options.get("tools", ()))
+        return self.stream_encoded(encoded, **options)
 
-    def stream_encoded(
-        self,
-        prompt: Encoded,
-        session: Session | None = None,
-        sampling: Sampling | None = None,
-        should_stop: Callable[[], bool] = lambda: False,
-    ) -> Iterator[Event]:
-        """The same for a prompt from `Prompt.encode`, or `encode_text` for raw text."""
+    def stream_encoded(self, prompt: Encoded, **options: Unpack[ReplyOptions]) -> Stream:
+        """The same for a prompt from `encode`, or `encode_text` for raw text."""
         if prompt.images and not self.vision:
             raise UsageError(f"{self.name} sees no pictures: the folder holds no vision tower")
-        prompt = _checked(prompt, self.context)
-        return self._events(prompt, session or self.session(), sampling or Sampling(), should_stop)
+        prompt = checked(prompt, self.context)
+        session = options.get("session") or self.session()
+        request = _request(options)
+        return Stream(
+            lambda stop: events(self, prompt, session, request, stop),
+            options.get("should_stop", lambda: False),
+        )
 
-    def stream_text(
-        self, text: str, sampling: Sampling | None = None, **options: Unpack[Options]
-    ) -> Iterator[Event]:
+    def stream_text(self, text: str, **options: Unpack[ReplyOptions]) -> Stream:
         """Continue raw text without the chat template, as base models need it."""
-        sampling = _one_sampling(sampling, options)
-        return self.stream_encoded(self.prompt.encode_text(text), sampling=sampling)
+        return self.stream_encoded(self.encode_text(text), **options)
 
-    def chat(self, system: str | None = None, **options: Unpack[Options]) -> "Chat":
+    def chat(
+        self, system: str | None = None, tools: Sequence[Any] = (), **options: Unpack[Options]
+    ) -> "Chat":
         """A conversation that keeps its KV cache."""
         from .chat import Chat
 
-        return Chat(self, system, Sampling(**options))
+        return Chat(self, system, Sampling(**options), tools)
+
+    def load_chat(self, path: str | Path, **options: Unpack[Options]) -> "Chat":
+        """The conversation in a file that `Chat.save` wrote, with its KV cache; `options`
+        instead of those it was saved with. Raises NotFound, and BadCheckpoint or UsageError
+        for a file that is damaged or another model's."""
+        from .chat import Chat
+
+        return Chat.load(self, path, **options)
 
     def session(self) -> Session:
         """An empty KV cache, to be given to `stream` again and again."""
-        return Session(self.model)
+        return Session(self.model, self.kv, self.context)
 
-    def count_tokens(self, text: str) -> int:
-        """Tokens of plain text, without template or BOS."""
-        return self.prompt.count_tokens(text)
+    def load_session(self, path: str | Path) -> Session:
+        """The session in a file that `Session.save` wrote. Raises as `load_chat`."""
+        return self.run(Session.load, path, self.model, self.kv, self.context)
 
-    def _events(
+    def encode(
         self,
-        prompt: Encoded,
-        session: Session,
-        sampling: Sampling,
-        should_stop: Callable[[], bool],
-    ) -> Iterator[Event]:
-        text = TextStream(self.prompt.detokenizer(), sampling.stop)
-        session.begin(prompt)
-        last = -1
-        try:
-            for event in engine.generate(
-                self.model,
-                session.cache,
-                prompt.ids,
-                sampling=sampling,
-                context=self.context,
-                stop_ids=self.prompt.stop_ids,
-                features=PictureFeatures(self.model, prompt, self._pictures),
-                should_stop=lambda: text.stopped or should_stop(),
-            ):
-                if isinstance(event, engine.Sampled):
-                    session.append(event.id)
-                    if not event.stop:
-                        last = event.id
-                        yield Token(text.add(event.id), event.id)
-                elif isinstance(event, Finished):
-                    if rest := text.finish():
-                        yield Token(rest, last)
-                    reason = FinishReason.STOP if text.stopped else event.reason
-                    yield Finished(reason, event.stats)
-                else:
-                    yield event
-        finally:
-            self._forget_pictures()  # also when the caller stops listening
+        messages: str | Sequence[Message],
+        images: Sequence[Source | Picture] = (),
+        tools: Sequence[Any] = (),
+    ) -> Encoded:
+        """A conversation as token ids and pictures. Raises as `generate`."""
+        with self._encoding:
+            return self.prompt.encode(_with_images(messages, images), tools)
 
-    def _forget_pictures(self) -> None:
-        while len(self._pictures) > KEPT_PICTURES:
+    def encode_text(self, text: str) -> Encoded:
+        """Raw text as token ids, after BOS and without the chat template."""
+        with self._encoding:
+            return self.prompt.encode_text(text)
+
+    def count_tokens(
+        self,
+        prompt: str | Sequence[Message],
+        images: Sequence[Source | Picture] = (),
+        tools: Sequence[Any] = (),
+    ) -> int:
+        """Tokens of plain text, without template or BOS; or, of messages or with images, those
+        of the whole prompt as `generate` would read it, template and pictures included."""
+        if isinstance(prompt, str) and not images and not tools:
+            with self._encoding:
+                return self.prompt.count_tokens(prompt)
+        return len(self.encode(prompt, images, tools).ids)
+
+    def encode_image(self, image: Source | Picture) -> mx.array:
+        """What the model sees of a picture: [tiles * tokens_per_tile, hidden], in the model's
+        dtype, as it stands at the `<|patch|>` positions of a prompt. Kept for the next time.
+
+        Raises NotFound, BadImage, and UsageError where the model sees no pictures.
+        """
+        if not self.vision:
+            raise UsageError(f"{self.name} sees no pictures: the folder holds no vision tower")
+        picture = load_picture(image, self.config)
+        one = Encoded([], [picture])
+
+        def encode() -> mx.array:
+            rows = PictureFeatures(self.model, one, self._pictures).between(0, picture.tokens)
+            mx.eval(rows)
+            self.forget_pictures()
+            return rows
+
+        return self.run(encode)
+
+    def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call a function on the engine's thread and wait for it: for code that computes with
+        `model` itself while replies may be on their way."""
+        return engine_thread.run(function, *args, **kwargs)
+
+    @property
+    def pictures(self) -> dict[str, mx.array]:
+        """Encoded pictures by digest, the last used last. For the engine's thread."""
+        return self._pictures
+
+    def forget_pictures(self, most: int = KEPT_PICTURES) -> None:
+        """Keep no more than the `most` encoded pictures used last."""
+        while len(self._pictures) > most:
             del self._pictures[next(iter(self._pictures))]
 
+    def shed(self) -> None:
+        """Give back memory that holds what can be made again. For the engine's thread."""
+        self.forget_pictures(0)
+        mx.clear_cache()
 
-def _one_sampling(sampling: Sampling | None, options: Options) -> Sampling:
-    if sampling is not None and options:
+
+def checked(prompt: Encoded, context: int) -> Encoded:
+    """`prompt`. Raises UsageError if it leaves no room for an answer in the context."""
+    engine.check_length(len(prompt.ids), context)
+    return prompt
+
+
+_SAMPLING = frozenset(f.name for f in fields(Sampling))
+_REPLY = frozenset(ReplyOptions.__annotations__)
+
+
+def _request(options: ReplyOptions) -> Request:
+    """What is asked of one reply. Raises UsageError."""
+    if unknown := [name for name in options if name not in _REPLY]:
+        raise UsageError(f"unknown option {unknown[0]!r}; Sampling and ReplyOptions have them all")
+    single: dict[str, Any] = {k: v for k, v in options.items() if k in _SAMPLING}
+    sampling = options.get("sampling")
+    if sampling is not None and single:
         raise UsageError("give either sampling or single options, not both")
-    return sampling or Sampling(**options)
+    schema = options.get("json_schema")
+    if schema is not None and not isinstance(schema, JsonSchema):
+        schema = JsonSchema.parse(schema)
+    if schema is not None and options.get("tools"):
+        raise UsageError("a JSON schema leaves no room for tool calls; give one of the two")
+    return Request(
+        sampling or Sampling(**single),
+        tuple(tool["function"]["name"] for tool in definitions(options.get("tools", ()))),
+        schema,
+        options.get("sampler"),
+        tuple(options.get("logits_processors", ())),
+    )
 
 
 def _with_images(
     messages: str | Sequence[Message], images: Sequence[Source | Picture]
 ) -> str | Sequence[Message]:
-    if isinstance(images, str | bytes | Path | Image.Image):
+    if isinstance(images, str | bytes | Path | Image.Image | Picture):
         images = [images]  # one picture is as good as a list of one
     if not images:
         return messages

@@ -3,7 +3,7 @@
 Knows nothing of models. `parse` takes requests apart; `Outbox` writes events in order.
 
 Requests, told apart by `op`:
-    load      model, context (tokens, or null for the default)
+    load      model, context (tokens, or null for the default), kv (fields of KVOptions)
     generate  id, messages (pictures as paths), options (fields of Sampling)
     cancel    id
     quit      as the end of stdin: stops what is going on and exits
@@ -12,7 +12,7 @@ Events, told apart by `event`:
     loading   done, total (layers; total 0 while unknown)
     loaded    name, parameters, nbytes, context, vision
     prefill   id, done, total
-    token     id, text, count (more than one token when the reader was slow)
+    token     id, text, ids (of several tokens when the reader was slow; of none at the end)
     finished  id, reason, stats
     memory    active, cache, peak, kv (bytes)
     error     op, id (null where there is none), kind, message, exit_code
@@ -24,9 +24,10 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, TypeVar
 
 from .errors import UsageError
+from .kv import KVOptions
 from .sampling import Sampling
 
 READ_SIZE = 1 << 16
@@ -37,6 +38,7 @@ FLUSH_SECONDS = 2.0  # at exit, for a parent that no longer reads
 class Load:
     model: str
     context: int | None
+    kv: KVOptions
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,9 @@ def parse(raw: Any) -> Request:
         case "load":
             context = raw.get("context")
             return Load(
-                _typed(raw, "model", str), None if context is None else _int(raw, "context")
+                _typed(raw, "model", str),
+                None if context is None else _int(raw, "context"),
+                _made(KVOptions, raw.get("kv", {}), "load", "kv"),
             )
         case "generate":
             messages = _typed(raw, "messages", list)
@@ -94,15 +98,28 @@ def _int(raw: dict[str, Any], key: str) -> int:
 
 
 def _sampling(options: Any) -> Sampling:
+    if isinstance(options, dict) and isinstance(bias := options.get("logit_bias"), dict):
+        try:  # JSON has no other keys than strings
+            options = {**options, "logit_bias": {int(id): v for id, v in bias.items()}}
+        except ValueError as e:
+            raise UsageError(f"generate: logit_bias names no token ({e})") from None
+    return _made(Sampling, options, "generate", "options")
+
+
+Made = TypeVar("Made", Sampling, KVOptions)
+
+
+def _made(kind: type[Made], options: Any, op: str, key: str) -> Made:
+    """The dataclass that a JSON object stands for."""
     if not isinstance(options, dict):
-        raise UsageError("generate: options is an object")
-    known = {f.name for f in fields(Sampling)}
+        raise UsageError(f"{op}: {key} is an object")
+    known = {f.name for f in fields(kind)}
     if unknown := sorted(set(options) - known):
-        raise UsageError(f"generate: unknown option {unknown[0]!r}")
+        raise UsageError(f"{op}: unknown option {unknown[0]!r}")
     try:
-        return Sampling(**{**options, "stop": tuple(options.get("stop", ()))})
+        return kind(**options)
     except TypeError as e:
-        raise UsageError(f"generate: options are of the wrong type ({e})") from None
+        raise UsageError(f"{op}: {key} are of the wrong type ({e})") from None
 
 
 class Outbox:
@@ -124,7 +141,7 @@ class Outbox:
             same = last and last["event"] == event and last.get("id") == new.get("id")
             if last is not None and same and event == "token":
                 last["text"] += new["text"]
-                last["count"] += new["count"]
+                last["ids"] += new["ids"]
             elif last is not None and same and event in ("prefill", "memory", "loading"):
                 last.update(new)
             else:

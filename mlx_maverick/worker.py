@@ -1,9 +1,9 @@
 """The engine as a child process: requests come in and events go out, one JSON object a line.
 
-Knows nothing of terminals and widgets; `client` is the other end. The main thread owns the
-model: load, prefill, decode (MLX arrays belong to the thread that made them). A second thread
-reads requests, so that a cancel counts at once; a third writes events, so that a slow reader
-never holds up a token.
+Knows nothing of terminals and widgets; `client` is the other end. The main thread takes one
+request after the other, while the engine's thread computes. A second thread reads requests, so
+that a cancel counts at once; a third writes events, so that a slow reader never holds up a
+token.
 
 `protocol` says what the lines are.
 """
@@ -59,7 +59,7 @@ class Model(Protocol):
 
 
 Progress = Callable[[int, int], None]  # layers done, of how many
-Loader = Callable[[str, int | None, Progress], Model]
+Loader = Callable[[Load, Progress], Model]
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class Worker:
         self._model = self._session = None  # before the new one needs the room
         self._progress(0, 0)
         try:
-            model = self._load_model(request.model, request.context, self._progress)
+            model = self._load_model(request, self._progress)
         except MaverickError as e:
             self._error(e, op="load")
             return
@@ -212,8 +212,8 @@ class Worker:
         match event:
             case Prefill(done, total):
                 self._out.put("prefill", id=id, done=done, total=total)
-            case Token(text, _):
-                self._out.put("token", id=id, text=text, count=1)
+            case Token(text, token):
+                self._out.put("token", id=id, text=text, ids=[] if token is None else [token])
             case Finished(reason, stats):
                 self._out.put("finished", id=id, reason=str(reason), stats=asdict(stats))
 
@@ -241,10 +241,10 @@ def _unexpected(e: Exception) -> MaverickError:
     return MaverickError(f"{type(e).__name__}: {e}" if str(e) else type(e).__name__)
 
 
-def _load(model: str, context: int | None, progress: Progress) -> Model:
-    from . import maverick  # not before it is needed: this imports MLX
+def _load(request: Load, progress: Progress) -> Model:
+    from .loading import Unread  # not before it is needed: this imports MLX
 
-    return maverick.load(model, context=context, progress=progress)
+    return Unread.open(request.model, request.context, kv=request.kv).load(progress)
 
 
 def _mlx_memory() -> Memory:

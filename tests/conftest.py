@@ -6,7 +6,8 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 
-from mlx_maverick.maverick import Maverick, load
+from mlx_maverick.loading import load
+from mlx_maverick.maverick import Maverick
 from mlx_maverick.model import Llama4, load_model
 from mlx_maverick.prompt import Prompt
 

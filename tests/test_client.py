@@ -78,7 +78,7 @@ def start(inbox: Inbox, tmp_path: Path) -> Iterator[Start]:
         ({"event": "ready", "version": "1"}, Ready("1")),
         ({"event": "loading", "done": 1, "total": 2}, Loading(1, 2)),
         ({"event": "memory", "active": 1, "cache": 2, "peak": 3, "kv": 4}, Memory(1, 2, 3, 4)),
-        ({"event": "token", "id": 1, "text": "x", "count": 2}, Text(1, "x", 2)),
+        ({"event": "token", "id": 1, "text": "x", "ids": [3, 4]}, Text(1, "x", [3, 4])),
         ({"event": "prefill", "id": 1, "done": 2, "total": 3}, Step(1, Prefill(2, 3))),
         (
             {"event": "finished", "id": 1, "reason": "length", "stats": vars(STATS)},
@@ -123,7 +123,7 @@ def test_what_is_sent(start: Start, inbox: Inbox) -> None:
     second = client.generate([], Sampling(stop=("a",)))
     client.cancel(first)
     said = [decode_json(inbox.next(Text).text) for _ in range(4)]
-    assert said[0] == {"op": "load", "model": "m", "context": 5}
+    assert said[0] == {"op": "load", "model": "m", "context": 5, "kv": {"bits": None, "start": 0, "max_size": None}}
     assert (said[1]["op"], said[1]["id"], said[1]["options"]["seed"]) == ("generate", first, 3)
     assert said[1]["messages"][0]["content"] == big
     assert (said[2]["id"], said[2]["options"]["stop"]) == (second, ["a"])

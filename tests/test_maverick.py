@@ -11,7 +11,8 @@ from PIL import Image
 from mlx_maverick import memory
 from mlx_maverick.errors import BadImage, DoesNotFit, NotFound, UsageError
 from mlx_maverick.events import Event, Finished, FinishReason, Prefill, Token, collect
-from mlx_maverick.maverick import KEPT_PICTURES, Maverick, Unread, load
+from mlx_maverick.loading import Unread, load
+from mlx_maverick.maverick import KEPT_PICTURES, Maverick
 from mlx_maverick.sampling import Sampling
 
 from .golden import REFERENCE
@@ -123,13 +124,13 @@ def test_cancelling(maverick: Maverick) -> None:
 def test_encoded_pictures_are_kept_but_not_without_end(maverick: Maverick) -> None:
     for i in range(KEPT_PICTURES + 3):
         maverick.generate(see(Image.new("RGB", (56, 56), (i, 0, 0))), max_tokens=1)
-    assert len(maverick._pictures) == KEPT_PICTURES
+    assert len(maverick.pictures) == KEPT_PICTURES
     for i in range(3):  # also if nobody listens to the end
         events = maverick.stream(see(Image.new("RGB", (56, 56), (i, 9, 0))))
         while not isinstance(next(events), Token):
             pass
-        events.close()  # type: ignore[attr-defined]
-    assert len(maverick._pictures) == KEPT_PICTURES
+        events.close()
+    assert len(maverick.pictures) == KEPT_PICTURES
 
 
 @pytest.mark.parametrize("text", ["Once upon a time", "<|begin_of_text|>Once upon a time"])
@@ -173,7 +174,7 @@ def test_load_refuses_before_anything_big_is_read(
     maverick_mini: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory, "machine_limit", lambda: 10_000_000)
-    monkeypatch.setattr("mlx_maverick.maverick.load_model", lambda *a: pytest.fail("was read"))
+    monkeypatch.setattr("mlx_maverick.loading.load_model", lambda *a: pytest.fail("was read"))
     with pytest.raises(DoesNotFit, match="weights"):
         load(maverick_mini)
 
@@ -181,7 +182,7 @@ def test_load_refuses_before_anything_big_is_read(
 def test_prompts_are_checked_without_the_weights(
     maverick_mini: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mlx_maverick.maverick.load_model", lambda *a: pytest.fail("was read"))
+    monkeypatch.setattr("mlx_maverick.loading.load_model", lambda *a: pytest.fail("was read"))
     unread = Unread.open(maverick_mini, context=64)
     assert unread.encode("Hi").ids == unread.prompt.encode("Hi").ids
     for bad, why in (("", "empty"), ("word " * 100, "context of 64")):

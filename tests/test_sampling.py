@@ -40,18 +40,18 @@ def test_out_of_range_options_are_named(options: dict[str, Any]) -> None:
 
 def test_temperature_zero_is_greedy() -> None:
     logits = mx.array([[0.1, 3.0, 2.9]])
-    assert Sampling(temperature=0).sampler()(logits).tolist() == [1]
+    assert Sampling(temperature=0).sampler(8)(logits).tolist() == [1]
 
 
 def test_a_vanishing_temperature_is_greedy_too() -> None:
     """Its inverse overflows, and every token would be equally likely."""
     logits = mx.array([[0.1, 3.0, 2.9]])
-    sample = Sampling(temperature=1e-44, top_p=1, min_p=0).sampler()
+    sample = Sampling(temperature=1e-44, top_p=1, min_p=0).sampler(8)
     assert {sample(logits).item() for _ in range(20)} == {1}
 
 
 def test_top_p_leaves_the_unlikely_out() -> None:
     logprobs = mx.log(mx.array([[0.5, 0.3, 0.15, 0.05]]))
-    sample = Sampling(temperature=1, top_p=0.7, min_p=0).sampler()
+    sample = Sampling(temperature=1, top_p=0.7, min_p=0).sampler(8)
     mx.random.seed(0)
     assert {sample(logprobs).item() for _ in range(60)} == {0, 1}

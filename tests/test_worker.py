@@ -16,6 +16,7 @@ import pytest
 from mlx_maverick.errors import BadImage, DoesNotFit, UsageError
 from mlx_maverick.events import Event, Finished, FinishReason, Prefill, Stats, Token
 from mlx_maverick.sampling import Sampling
+from mlx_maverick.protocol import Load
 from mlx_maverick.worker import Memory, Worker
 
 SECONDS = 20
@@ -67,7 +68,7 @@ class Harness:
         self.requests_open = True
         self.status: int | None = None
 
-        def fake_load(name: str, context: int | None, progress: Any) -> FakeModel:
+        def fake_load(request: Load, progress: Any) -> FakeModel:
             progress(1, 1)
             return model
 
@@ -143,7 +144,7 @@ def test_a_reply(harness: Callable[..., Harness]) -> None:
     assert h.next("prefill") == {"event": "prefill", "id": 5, "done": 3, "total": 3}
     *tokens, last = h.until_finished()
     assert "".join(t["text"] for t in tokens) == "ab\né"
-    assert sum(t["count"] for t in tokens) == 3
+    assert [id for t in tokens for id in t["ids"]] == [1, 2, 3]
     assert last["id"] == 5
     assert last["reason"] == "stop"
     assert Stats(**last["stats"]) == Stats(3, 0, 3, 0.1, 0.2, 9)
@@ -250,7 +251,7 @@ def test_a_failed_reply_leaves_it_usable(
 def test_a_failed_load_leaves_it_usable(harness: Callable[..., Harness], error: Exception) -> None:
     errors = [error]
 
-    def load(name: str, context: int | None, progress: Any) -> FakeModel:
+    def load(request: Load, progress: Any) -> FakeModel:
         if errors:
             raise errors.pop()
         return FakeModel([])
@@ -287,7 +288,7 @@ def test_the_end_of_requests_stops_a_reply(harness: Callable[..., Harness], how:
 def test_the_end_of_requests_stops_a_load(harness: Callable[..., Harness]) -> None:
     started = threading.Event()
 
-    def load(name: str, context: int | None, progress: Any) -> FakeModel:
+    def load(request: Load, progress: Any) -> FakeModel:
         started.set()
         while True:
             progress(1, 1000)
@@ -340,7 +341,7 @@ class Child:
 NOISY = """
 import os, sys
 from mlx_maverick import worker
-def load(model, context, progress):
+def load(request, progress):
     os.write(1, b"native noise")
     print("python noise", flush=True)
     assert os.read(0, 1) == b""

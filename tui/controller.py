@@ -14,6 +14,7 @@ from textual.message import Message
 
 from ..client import Died, Failed, Loaded, Loading, Memory, Step, Text, WorkerEvent
 from ..errors import MaverickError
+from ..kv import KVOptions
 from ..events import Finished, FinishReason, Prefill
 from ..sampling import Sampling
 from .conversation import Conversation, Draft, Turn
@@ -29,7 +30,9 @@ PRESSURE_SECONDS = 1.0
 class Engine(Protocol):
     """What the chat uses of `Client`; tests bring their own."""
 
-    def load(self, model: str, context: int | None = None) -> None: ...
+    def load(
+        self, model: str, context: int | None = None, kv: KVOptions | None = None
+    ) -> None: ...
     def generate(self, messages: list[dict[str, Any]], sampling: Sampling) -> int: ...
     def cancel(self, id: int) -> None: ...
     def close(self) -> bool: ...
@@ -46,6 +49,7 @@ class Options:
     context: int | None = None
     system: str | None = None
     sampling: Sampling = field(default_factory=Sampling)
+    kv: KVOptions = field(default_factory=KVOptions)
 
 
 class Wake(Message):
@@ -123,6 +127,7 @@ class Controller:
         self._parts: list[str] = []
         self._fresh: list[str] = []  # not posted yet
         self._tokens = self._first_tokens = 0
+        self._token_ids: list[int] = []
         self._first_time = self._live_due = self._pressure_due = 0.0
 
     @property
@@ -140,7 +145,7 @@ class Controller:
         self._id = None
         self._set(phase=Phase.LOADING, loaded=0, to_load=0, model=0, kv=0, tps=0.0)
         self._engine = self._connect(self.deliver)
-        self._engine.load(self.options.model, self.options.context)
+        self._engine.load(self.options.model, self.options.context, self.options.kv)
         self._wake()
 
     def restart(self) -> None:
@@ -167,6 +172,7 @@ class Controller:
         assert self._engine is not None  # READY comes from an engine
         self._draft, self._parts, self._fresh = draft, [], []
         self._tokens = self._first_tokens = 0
+        self._token_ids = []
         self._id = self._engine.generate(self.conversation.messages(draft), self.options.sampling)
         self._set(phase=Phase.ANSWERING, prefilled=0, prompt=0, tps=0.0)
         self._wake()
@@ -238,10 +244,11 @@ class Controller:
 
     def _text(self, event: Text) -> None:
         if not self._parts:
-            self._first_time, self._first_tokens = self._clock(), event.count
+            self._first_time, self._first_tokens = self._clock(), len(event.ids)
         self._parts.append(event.text)
         self._fresh.append(event.text)
-        self._tokens += event.count
+        self._tokens += len(event.ids)
+        self._token_ids += event.ids
         seconds = self._clock() - self._first_time
         tps = (self._tokens - self._first_tokens) / seconds if seconds > 0 else 0.0
         used = self.live.prompt + self._tokens
@@ -254,6 +261,8 @@ class Controller:
                 self._return(None)
                 return
             note = "stopped"
+        elif finished.reason is FinishReason.MEMORY:
+            note = "cut off: the machine is out of memory; close other programs"
         elif finished.reason is FinishReason.LENGTH:
             used = stats.prompt_tokens + stats.new_tokens
             full = self.live.context and used >= self.live.context
@@ -283,7 +292,7 @@ class Controller:
     def _end(self, note: str) -> None:
         self._flush()
         self._id = None
-        self.conversation.turns.append(Turn(self._draft, "".join(self._parts)))
+        self.conversation.turns.append(Turn(self._draft, "".join(self._parts), tuple(self._token_ids)))
         self._post(ReplyEnded(note))
 
     def _lost(self, error: MaverickError) -> None:

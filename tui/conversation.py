@@ -42,10 +42,11 @@ class Draft:
 
 @dataclass(frozen=True)
 class Turn:
-    """A message and its reply, exactly as the model wrote it."""
+    """A message and its reply, exactly as the model wrote it, and in the model's own tokens."""
 
     draft: Draft
     reply: str
+    ids: tuple[int, ...] = ()
 
 
 @dataclass
@@ -62,5 +63,8 @@ class Conversation:
             said.append({"role": "system", "content": self.system})
         for turn in self.turns:
             said.append(turn.draft.message())
-            said.append({"role": "assistant", "content": turn.reply})
+            answer: dict[str, Any] = {"role": "assistant", "content": turn.reply}
+            if turn.ids:
+                answer["token_ids"] = list(turn.ids)
+            said.append(answer)
         return [*said, draft.message()]

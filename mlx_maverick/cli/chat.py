@@ -12,6 +12,7 @@ from . import options
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_model(parser)
+    options.add_kv(parser)
     options.add_message(parser)
     options.add_sampling(parser)
 
@@ -34,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     from ..tui.pictures import look
 
     pictures = tuple(look(path) for path in args.image)
-    settings = Options(model, args.context, args.system, sampling)
+    settings = Options(model, args.context, args.system, sampling, options.kv(args))
     controller = Controller(Client, settings, read)
     app = ChatApp(controller, pictures)
     try:

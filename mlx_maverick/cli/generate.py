@@ -4,10 +4,11 @@ import argparse
 import json
 import sys
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from ..errors import UsageError
-from ..events import Event, Finished, Prefill, Stats, Token
+from ..errors import DoesNotFit, NotFound, UsageError
+from ..events import Event, Finished, FinishReason, Prefill, Stats, Token
 from ..units import gb
 from . import options
 from .terminal import StatusLine, printable
@@ -15,7 +16,8 @@ from .terminal import StatusLine, printable
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ..maverick import Maverick
+    from ..maverick import Maverick, ReplyOptions
+    from ..session import Session
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,14 +36,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="counts and speeds on stderr, also off a terminal",
     )
+    parser.add_argument(
+        "--prompt-cache",
+        type=Path,
+        metavar="FILE",
+        help="take what the prompt shares with this KV cache from there, and keep it there",
+    )
+    parser.add_argument(
+        "--json-schema", type=Path, metavar="FILE", help="the answer is JSON of this schema"
+    )
+    parser.add_argument(
+        "--tools", type=Path, metavar="FILE", help="a JSON list of functions it may call"
+    )
+    options.add_kv(parser)
     options.add_sampling(parser)
+    parser.add_argument(
+        "--logprobs",
+        type=options.whole(0),
+        metavar="N",
+        help="with --json: every token's log-probability, and the N likeliest ones'",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     model_name, sampling = options.required_model(args), options.sampling(args)
-    text = _prompt(args.prompt)
-    if args.raw and (args.image or args.system):
-        raise UsageError("--raw takes neither --image nor --system: they need the chat template")
+    if args.logprobs is not None and not args.json:
+        raise UsageError("--logprobs needs --json, which has a place for them")
+    text, how = _prompt(args.prompt), _reply_options(args)
+    kv = options.kv(args)
+    if args.raw and (args.image or args.system or args.tools):
+        raise UsageError(
+            "--raw takes neither --image nor --system nor --tools: they need the chat template"
+        )
     parts = [*({"type": "image", "image": i} for i in args.image), {"type": "text", "text": text}]
     messages: list[dict[str, object]] = [{"role": "user", "content": parts}]
     if args.system:
@@ -50,18 +76,54 @@ def run(args: argparse.Namespace) -> int:
     status = StatusLine()
     try:
         status.show(f"loading {model_name}")
-        from ..maverick import Unread
+        from ..loading import Unread
 
-        unread = Unread.open(model_name, args.context)
+        unread = Unread.open(model_name, args.context, kv=kv)
         # Before the weights: they take minutes, and the prompt may be wrong.
-        prompt = unread.encode_text(text) if args.raw else unread.encode(messages)
+        tools = how.get("tools", ())
+        prompt = unread.encode_text(text) if args.raw else unread.encode(messages, tools)
         model = unread.load(
             lambda done, total: status.show(f"loading {model_name}: {done}/{total} layers")
         )
-        _answer(model.stream_encoded(prompt, sampling=sampling), model, status, args)
+        session = _session(model, args.prompt_cache)
+        try:
+            events = model.stream_encoded(prompt, session=session, sampling=sampling, **how)
+            _answer(events, model, status, args)
+        finally:  # also after ^C: a long prompt was read for it
+            if args.prompt_cache and session.length:
+                status.show(f"writing {args.prompt_cache}")
+                session.save(args.prompt_cache)
     finally:
         status.clear()
     return 0
+
+
+def _reply_options(args: argparse.Namespace) -> "ReplyOptions":
+    """What files say about the reply. Raises NotFound or UsageError before anything is read."""
+    how: ReplyOptions = {}
+    if args.json_schema:
+        from ..grammar import JsonSchema
+
+        how["json_schema"] = JsonSchema.parse(_text(args.json_schema))
+    if args.tools:
+        try:
+            how["tools"] = json.loads(_text(args.tools))
+        except ValueError as e:
+            raise UsageError(f"{args.tools} is not JSON ({e})") from None
+    return how
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise NotFound(f"there is no file {file}") from None
+    except UnicodeDecodeError as e:
+        raise UsageError(f"{file} is not UTF-8 (byte {e.start})") from None
+
+
+def _session(model: "Maverick", file: Path | None) -> "Session":
+    return model.load_session(file) if file and file.exists() else model.session()
 
 
 def _prompt(given: str | None) -> str:
@@ -80,34 +142,54 @@ def _answer(
 ) -> None:
     # A file or a pipe gets the model's very text; a terminal only what cannot control it.
     shown = printable if sys.stdout.isatty() else str
-    pieces: list[str] = []
+    tokens: list[Token] = []
+    written = False
     try:
         for event in events:
             if isinstance(event, Prefill):
                 status.show(f"reading the prompt: {event.done}/{event.total} tokens")
             elif isinstance(event, Token):
                 status.clear()
-                pieces.append(event.text)
-                if not args.json:
+                tokens.append(event)
+                if event.text and not args.json:
+                    written = True
                     print(shown(event.text), end="", flush=True)
             elif isinstance(event, Finished):
                 last = event
     finally:
-        if pieces and not args.json:
+        if written:
             print(flush=True)  # also after ^C: the shell's prompt starts on its own line
+    calls = [{"name": call.name, "arguments": call.arguments} for call in last.tool_calls]
     if args.json:
         stats = asdict(last.stats)
         stats |= {"prefill_tps": last.stats.prefill_tps, "decode_tps": last.stats.decode_tps}
-        reply = {"text": "".join(pieces), "finish_reason": last.reason, "stats": stats}
-        print(json.dumps({"model": model.name, **reply}))
+        reply = {"text": "".join(t.text for t in tokens), "finish_reason": last.reason}
+        if args.tools:
+            reply |= {"tool_calls": calls, "problem": last.problem}
+        if args.logprobs is not None:
+            reply["logprobs"] = [asdict(token) for token in tokens if token.id is not None]
+        print(json.dumps({"model": model.name, **reply, "stats": stats}))
+    else:
+        for call in calls:
+            print(shown(json.dumps(call, ensure_ascii=False)))
+    if last.problem:
+        print(f"no tool call: {printable(last.problem)}", file=sys.stderr)
+    if args.json_schema and last.reason is not FinishReason.STOP:
+        print(f"the JSON is not complete: cut off ({last.reason})", file=sys.stderr)
     if args.verbose or (sys.stderr.isatty() and not args.json):
         print(summary(last.stats), file=sys.stderr)
+    if last.reason is FinishReason.MEMORY:
+        raise DoesNotFit(
+            f"stopped after {last.stats.new_tokens} tokens: the machine is out of memory; close "
+            "other programs, or use a smaller --context, --kv-bits 8 or a smaller recipe"
+        )
 
 
 def summary(stats: Stats) -> str:
     """One line of counts and speeds."""
+    cached = f" ({stats.cached_tokens} from the cache)" if stats.cached_tokens else ""
     return (
-        f"prompt {stats.prompt_tokens} tokens, {stats.prefill_tps:.1f} tok/s; "
+        f"prompt {stats.prompt_tokens} tokens{cached}, {stats.prefill_tps:.1f} tok/s; "
         f"answer {stats.new_tokens} tokens, {stats.decode_tps:.1f} tok/s; "
         f"peak memory {gb(stats.peak_memory)}"
     )

@@ -7,6 +7,7 @@ import argparse
 from collections.abc import Callable
 
 from ..errors import UsageError
+from ..kv import KV_BITS, KVOptions
 from ..memory import DEFAULT_CONTEXT
 from ..sampling import Sampling
 
@@ -35,6 +36,31 @@ def add_model(parser: argparse.ArgumentParser, context: str = f"{DEFAULT_CONTEXT
         metavar="N",
         help=f"tokens that prompt and answer may have together (default: {context})",
     )
+
+
+def add_kv(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("KV cache")
+    group.add_argument(
+        "--kv-bits", type=int, choices=KV_BITS, help="quantise it (default: as computed)"
+    )
+    group.add_argument(
+        "--quantized-kv-start",
+        type=whole(0),
+        default=0,
+        metavar="N",
+        help="only from a length of N tokens on (default: %(default)s)",
+    )
+    group.add_argument(
+        "--max-kv-size",
+        type=whole(1),
+        metavar="N",
+        help="tokens that global layers keep: the first few and the latest (default: all)",
+    )
+
+
+def kv(args: argparse.Namespace) -> KVOptions:
+    """Raises UsageError for options that make no sense."""
+    return KVOptions(args.kv_bits, args.quantized_kv_start, args.max_kv_size)
 
 
 def required_model(args: argparse.Namespace) -> str:
@@ -75,6 +101,19 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--min-p", type=float, default=default.min_p, metavar="P", help="default: %(default)s"
     )
+    group.add_argument(
+        "--top-k", type=whole(0), default=default.top_k, metavar="K", help="0 for no limit"
+    )
+    for name, value, help in (
+        ("xtc-probability", default.xtc_probability, "leave likely tokens out, that often"),
+        ("xtc-threshold", default.xtc_threshold, "what counts as likely there"),
+        ("repetition-penalty", default.repetition_penalty, "1 for none"),
+        ("presence-penalty", default.presence_penalty, "0 for none"),
+        ("frequency-penalty", default.frequency_penalty, "0 for none"),
+    ):
+        group.add_argument(
+            f"--{name}", type=float, default=value, metavar="X", help=f"{help} (default: {value})"
+        )
     group.add_argument("--seed", type=int, metavar="N", help="equal seeds give equal answers")
     group.add_argument(
         "--stop",
@@ -91,7 +130,14 @@ def sampling(args: argparse.Namespace) -> Sampling:
         temperature=args.temp,
         top_p=args.top_p,
         min_p=args.min_p,
+        top_k=args.top_k,
+        xtc_probability=args.xtc_probability,
+        xtc_threshold=args.xtc_threshold,
+        repetition_penalty=args.repetition_penalty,
+        presence_penalty=args.presence_penalty,
+        frequency_penalty=args.frequency_penalty,
         seed=args.seed,
         max_tokens=args.max_tokens,
         stop=tuple(args.stop),
+        logprobs=getattr(args, "logprobs", None),  # not every verb has a place for them
     )

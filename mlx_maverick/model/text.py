@@ -158,11 +158,18 @@ class TextModel:
         self.lm_head: Linear = weights.linear("lm_head", vocab, hidden)
         weights.settle()
 
-    def __call__(self, x: mx.array, cache: Cache) -> mx.array:
-        """One step that crosses no chunk boundary: [B, L, hidden] -> [B, L, hidden]."""
+    def __call__(
+        self, x: mx.array, cache: Cache, pause: Callable[[mx.array], None] | None = None
+    ) -> mx.array:
+        """One step that crosses no chunk boundary: [B, L, hidden] -> [B, L, hidden].
+
+        `pause` is called with what each layer gives; if it raises, the step was not taken.
+        """
         position, in_chunk = cache.begin(x.shape[1])
         for layer in self.layers:
             x = layer(x, cache, position, in_chunk)
+            if pause is not None:
+                pause(x)
         cache.advance(x.shape[1])
         return x
 

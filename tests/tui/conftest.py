@@ -13,6 +13,7 @@ from textual.pilot import Pilot
 
 from mlx_maverick.client import Died, Failed, Loaded, Memory, Step, Text, WorkerEvent
 from mlx_maverick.events import Finished, FinishReason, Prefill, Stats
+from mlx_maverick.kv import KVOptions
 from mlx_maverick.pressure import Pressure, Reading
 from mlx_maverick.sampling import Sampling
 from mlx_maverick.tui.app import ChatApp
@@ -33,13 +34,13 @@ class FakeEngine:
 
     def __init__(self, deliver: Callable[[WorkerEvent], None]):
         self.deliver = deliver
-        self.loads: list[tuple[str, int | None]] = []
+        self.loads: list[tuple[str, int | None, KVOptions | None]] = []
         self.asked: list[tuple[list[dict[str, Any]], Sampling]] = []
         self.cancelled: list[int] = []
         self.closed = False
 
-    def load(self, model: str, context: int | None = None) -> None:
-        self.loads.append((model, context))
+    def load(self, model: str, context: int | None = None, kv: KVOptions | None = None) -> None:
+        self.loads.append((model, context, kv))
 
     def generate(self, messages: list[dict[str, Any]], sampling: Sampling) -> int:
         self.asked.append((messages, sampling))
@@ -66,7 +67,7 @@ class FakeEngine:
         self.deliver(Step(self.id, Prefill(done, total)))
 
     def say(self, text: str, count: int = 1) -> None:
-        self.deliver(Text(self.id, text, count))
+        self.deliver(Text(self.id, text, list(range(count))))
 
     def finish(
         self, reason: FinishReason = FinishReason.STOP, prompt: int = 10, new: int = 5

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from textual.message import Message
 
+from mlx_maverick.kv import KVOptions
 from mlx_maverick.client import Failed, Loading, Memory, Step, Text
 from mlx_maverick.errors import MaverickError
 from mlx_maverick.events import Finished, FinishReason, Stats
@@ -59,7 +60,7 @@ class Desk:
 
 def test_loading() -> None:
     desk = Desk(context=77)
-    assert desk.engine.loads == [("folder", 77)]
+    assert desk.engine.loads == [("folder", 77, KVOptions())]
     assert desk.controller.busy
     assert desk.controller.send(Draft("x")) == "the model is still loading"
     desk.engine.deliver(Loading(3, 48))
@@ -139,7 +140,7 @@ def test_one_reply_at_a_time() -> None:
 def test_events_of_an_earlier_reply_are_not_this_ones() -> None:
     desk = Desk().ready()
     desk.controller.send(Draft("x"))
-    desk.engine.deliver(Text(99, "late", 1))
+    desk.engine.deliver(Text(99, "late", [1]))
     desk.engine.deliver(Step(99, Finished(FinishReason.STOP, Stats(1, 0, 1, 1, 1, 1))))
     assert desk.drain(chat.ReplyGrew, chat.ReplyEnded) == []
     assert desk.controller.phase is Phase.ANSWERING

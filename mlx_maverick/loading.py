@@ -1,0 +1,118 @@
+"""From a folder's name to a model that answers: found, checked against the machine, read.
+
+Knows nothing of replies. Nothing big is read before it is known to fit.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from . import engine_thread, hub, memory
+from .checkpoint import Checkpoint
+from .config import ModelConfig
+from .errors import Interrupted, UsageError
+from .kv import KVOptions
+from .maverick import Maverick, checked
+from .model import default_dtype, load_model, loaded_bytes
+from .prompt import Encoded, Message, Prompt
+
+Progress = Callable[[int, int], None]  # layers done, of how many
+
+
+def load(
+    model: str | Path,
+    context: int | None = None,
+    dtype: mx.Dtype | None = None,
+    progress: Progress | None = None,
+    *,
+    kv_bits: int | None = None,
+    quantized_kv_start: int = 0,
+    max_kv_size: int | None = None,
+) -> Maverick:
+    """Load a model folder, or a repository in the Hub's cache.
+
+    `context` is the most tokens a conversation may have (None: 32,768, or what the model
+    has); memory is checked for it. `kv_bits` 8 or 4 quantises the KV cache, from a length of
+    `quantized_kv_start` tokens on; `max_kv_size` bounds the tokens that the global layers
+    keep: the first few, and the latest. `progress(done, layers)` is called while reading, on
+    the engine's thread.
+
+    Raises NotFound, BadCheckpoint, UsageError, and DoesNotFit before anything big is read.
+    """
+    kv = KVOptions(kv_bits, quantized_kv_start, max_kv_size)
+    return Unread.open(model, context, dtype, kv).load(progress)
+
+
+@dataclass(frozen=True)
+class Unread:
+    """A model that was checked and fits, and whose weights are not read yet.
+
+    Prompts can be encoded already, so that a mistake in one does not cost a long load.
+    """
+
+    folder: Path
+    name: str
+    context: int
+    dtype: mx.Dtype
+    kv: KVOptions
+    prompt: Prompt
+    memory_limit: int
+
+    @staticmethod
+    def open(
+        model: str | Path,
+        context: int | None = None,
+        dtype: mx.Dtype | None = None,
+        kv: KVOptions | None = None,
+    ) -> "Unread":
+        """Raises as `load`."""
+        folder = hub.resolve(model)
+        config = ModelConfig.from_folder(folder)
+        kv = kv or KVOptions()
+        kv.check(config.text)
+        most = config.text.max_position_embeddings
+        context = min(memory.DEFAULT_CONTEXT, most) if context is None else context
+        if not isinstance(context, int) or not 2 <= context <= most:
+            raise UsageError(f"context {context!r} is not between 2 and the model's {most} tokens")
+        checkpoint = Checkpoint.open(folder)
+        dtype = dtype or default_dtype()
+        weights = loaded_bytes(checkpoint, dtype.size)
+        budget = memory.Budget.of(config, weights, context, element_bytes=dtype.size, options=kv)
+        limit = memory.machine_limit()
+        memory.check(budget, limit, str(model))
+        prompt = Prompt.from_folder(folder)
+        return Unread(folder, Path(model).name, context, dtype, kv, prompt, limit)
+
+    def load(self, progress: Progress | None = None) -> Maverick:
+        """Read the weights. Raises BadCheckpoint."""
+        given_up = threading.Event()
+
+        def report(done: int, total: int) -> None:
+            if given_up.is_set():
+                raise Interrupted("interrupted")
+            if progress is not None:
+                progress(done, total)
+
+        def read() -> Any:
+            memory.set_limits(self.memory_limit)
+            return load_model(self.folder, self.dtype, report)
+
+        try:
+            model = engine_thread.run(read)
+        except BaseException:
+            given_up.set()  # an interrupted wait leaves the engine's thread reading
+            raise
+        return Maverick(model, self.prompt, self.name, self.context, self.kv, self.folder)
+
+    def encode(self, messages: str | Sequence[Message], tools: Sequence[Any] = ()) -> Encoded:
+        """A conversation that `Maverick.stream_encoded` can take. Raises UsageError,
+        NotFound or BadImage for one that cannot be answered."""
+        return checked(self.prompt.encode(messages, tools), self.context)
+
+    def encode_text(self, text: str) -> Encoded:
+        """Raw text without the chat template, as base models need it."""
+        return checked(self.prompt.encode_text(text), self.context)

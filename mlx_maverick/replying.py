@@ -1,0 +1,115 @@
+"""One reply: what the engine samples, as text; tool calls, limits and the guard on the way.
+
+Knows nothing of threads or terminals: whoever iterates has to be on the engine's thread.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from . import engine, grammar
+from .choosing import Chooser
+from .events import Event, Finished, FinishReason, Likely, Token
+from .grammar import JsonSchema
+from .prompt import Encoded
+from .sampling import Sampling
+from .session import PictureFeatures, Session
+from .guard import Guard
+from .textstream import TextStream
+from .tool_watch import Watch
+
+if TYPE_CHECKING:
+    from .maverick import Maverick
+    from .sampling import LogitsProcessor, Sampler
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of one reply."""
+
+    sampling: Sampling
+    tools: tuple[str, ...] = ()  # names of functions it may call
+    schema: JsonSchema | None = None
+    sampler: "Sampler | None" = None
+    processors: "tuple[LogitsProcessor, ...]" = ()
+
+
+def events(
+    model: "Maverick",
+    prompt: Encoded,
+    session: Session,
+    request: Request,
+    should_stop: Callable[[], bool],
+) -> Iterator[Event]:
+    """The events of the reply to `prompt`."""
+    sampling = request.sampling
+    text = TextStream(model.prompt.detokenizer(), sampling.stop)
+    calls = Watch(request.tools) if request.tools else None
+    chooser = Chooser(
+        sampling,
+        prompt.ids,
+        model.config.text.vocab_size,
+        sampler=request.sampler,
+        processors=request.processors,
+        constraint=grammar.constraint(request.schema, model.prompt) if request.schema else None,
+    )
+
+    guard = Guard(shed=model.shed)
+
+    def interrupt() -> FinishReason | None:
+        if text.stopped:
+            return FinishReason.STOP
+        if should_stop():
+            return FinishReason.CANCELLED
+        return FinishReason.MEMORY if guard.check() else None
+
+    turn = session.begin(prompt)
+    try:
+        for event in engine.generate(
+            model.model,
+            session.cache,
+            prompt.ids,
+            sampling=sampling,
+            context=model.context,
+            stop_ids=model.prompt.stop_ids,
+            features=PictureFeatures(model.model, prompt, model.pictures),
+            interrupt=interrupt,
+            chooser=chooser,
+        ):
+            if isinstance(event, engine.Sampled):
+                session.append(event.id)
+                if not event.stop:
+                    piece = text.add(event.id)
+                    piece = calls.add(piece) if calls else piece
+                    yield _token(model, event, piece)
+            elif isinstance(event, Finished):
+                yield from _end(event, text, calls)
+            else:
+                yield event
+            session.check(turn)
+    finally:
+        model.forget_pictures()  # also when the caller stops listening
+
+
+def _token(model: "Maverick", sampled: engine.Sampled, text: str) -> Token:
+    likely = tuple(
+        Likely(id, model.prompt.tokenizer.decode([id]), logprob) for id, logprob in sampled.top
+    )
+    return Token(text, sampled.id, sampled.logprob, likely)
+
+
+def _end(event: Finished, text: TextStream, calls: Watch | None) -> Iterator[Event]:
+    """What was held back, and the last event."""
+    rest = text.finish()
+    if calls is None:
+        if rest:
+            yield Token(rest, None)
+        yield event
+        return
+    parsed = calls.finish(rest)
+    if parsed.text:
+        yield Token(parsed.text, None)
+    reason = event.reason
+    if parsed.calls and reason is FinishReason.STOP:
+        reason = FinishReason.TOOL_CALLS
+    yield replace(event, reason=reason, tool_calls=parsed.calls, problem=parsed.problem)
