@@ -27,6 +27,7 @@ from .replying import Request, events
 from .sampling import Sampling
 from .session import PictureFeatures, Session
 from .stream import Stream
+from .tools import definitions
 
 if TYPE_CHECKING:
     from .chat import Chat
