@@ -3,16 +3,16 @@
 Knows nothing of what is in it.
 """
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from mlx_maverick import hub
-from mlx_maverick.checkpoint import INDEX, SINGLE, Checkpoint
+from mlx_maverick.checkpoint import INDEX, SINGLE, Checkpoint, Tensor
 from mlx_maverick.errors import MaverickError, UsageError
 from mlx_maverick.files import Files, Folder
+from mlx_maverick.fingerprint import sample
 
 SAMPLED_BYTES = 4096
 ALWAYS = ("config.json", "tokenizer.json", "tokenizer_config.json")
@@ -66,18 +66,13 @@ def describe(files: Files) -> dict[str, Any]:
 
 
 def _sample(files: Files) -> str:
-    """A hash of some bytes of every weight file."""
-    digest = hashlib.sha256()
-    largest: dict[str, Any] = {}
+    """A hash of some bytes of every weight file, those of its largest tensor."""
+    largest: dict[str, Tensor] = {}
     for tensor in Checkpoint.of(files).tensors.values():
-        if tensor.nbytes > getattr(largest.get(tensor.file.name), "nbytes", -1):
+        held = largest.get(tensor.file.name)
+        if held is None or tensor.nbytes > held.nbytes:
             largest[tensor.file.name] = tensor
-    for name in sorted(largest):
-        tensor = largest[name]
-        buffer = bytearray(min(SAMPLED_BYTES, tensor.nbytes))
-        files.read(name, tensor.offset + (tensor.nbytes - len(buffer)) // 2, memoryview(buffer))
-        digest.update(buffer)
-    return digest.hexdigest()
+    return sample(files, [largest[name] for name in sorted(largest)], SAMPLED_BYTES)
 
 
 def _whole(folder: Path) -> bool:

@@ -154,7 +154,21 @@ def read_header(file: Path) -> list[Tensor]:
 
 
 def header(files: Files, name: str, size: int) -> list[Tensor]:
-    """The tensors of one safetensors file of `size` bytes, by offset.
+    """The tensors of one safetensors file of `size` bytes, by offset. Raises as `parsed`."""
+    return parsed(files, name, size).tensors
+
+
+@dataclass(frozen=True)
+class Header:
+    """What one file says of itself."""
+
+    text: bytes  # as it is in the file, after the 8 bytes of its length
+    tensors: list[Tensor]  # by offset
+    metadata: Any  # "__metadata__", unchecked: a dict of strings if it is as it should be
+
+
+def parsed(files: Files, name: str, size: int, remedy: str = "download it again") -> Header:
+    """The header of one safetensors file of `size` bytes; `remedy` is what errors advise.
 
     Raises BadCheckpoint if the header is larger than the file, is not valid, or places a
     tensor outside the file or over another; a file cut short is told apart from a bad one.
@@ -162,7 +176,7 @@ def header(files: Files, name: str, size: int) -> list[Tensor]:
     file = files.path(name)
 
     def bad(why: str) -> BadCheckpoint:
-        return BadCheckpoint(f"{file} {why}; download it again")
+        return BadCheckpoint(f"{file} {why}; {remedy}")
 
     try:
         if size < 8:
@@ -189,7 +203,7 @@ def header(files: Files, name: str, size: int) -> list[Tensor]:
         raise bad("has a damaged header") from None
     if not isinstance(raw, dict):
         raise bad("has a damaged header")
-    raw.pop("__metadata__", None)
+    metadata = raw.pop("__metadata__", None)
     data = 8 + length
     tensors = sorted(
         (_tensor(name, entry, file, data, bad) for name, entry in raw.items()),
@@ -202,7 +216,7 @@ def header(files: Files, name: str, size: int) -> list[Tensor]:
         end = tensor.offset + tensor.nbytes
     if end > size:
         raise bad(f"is cut short: {size} of {end} bytes")
-    return tensors
+    return Header(bytes(text), tensors, metadata)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -6,12 +6,13 @@ to set it. Live readings are in `pressure` and can be had from here.
 
 import math
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from . import pressure
-from .config import ModelConfig, TextConfig, VisionConfig
-from .errors import DoesNotFit
+from .config import ModelConfig, VisionConfig
+from .errors import DoesNotFit, UsageError
+from .kv import DENSE, KV_BITS, KV_STEP, KVOptions, dequantised_bytes, kv_bytes
 from .pressure import Pressure, Reading, read
 from .units import gb
 
@@ -19,13 +20,11 @@ if TYPE_CHECKING:  # at run time inside functions: the converter's plan reads bu
     from .convert.recipe import Recipe
 
 __all__ = [
-    "DEFAULT_CONTEXT", "KV_STEP", "PREFILL_STEP", "Budget", "Pressure", "Reading", "advice",
-    "check", "kv_bytes", "longest_context", "machine_limit", "raise_limit", "read",
+    "DEFAULT_CONTEXT", "KV_STEP", "PREFILL_STEP", "Budget", "KVOptions", "Pressure", "Reading",
+    "advice", "check", "kv_bytes", "longest_context", "machine_limit", "raise_limit", "read",
     "recipe_bytes", "set_limits", "smaller_recipe", "usable", "working_bytes",
 ]  # fmt: skip
 
-KV_STEP = 256  # tokens; KV caches grow by this much
-KV_GROUP_SIZE = 64  # of quantised caches; as in mlx-lm
 PREFILL_STEP = 2048  # tokens of one prefill step, unless asked otherwise; as in mlx-lm
 
 # What is left to the system when the rest is ours. A judgement: macOS with a few programs; a
@@ -45,28 +44,12 @@ MAX_TILES = 17  # of one picture: 16 and the whole
 ACTIVATION_BYTES = 4
 
 
-def kv_bytes(
-    text: TextConfig, context: int, element_bytes: int = 2, bits: int | None = None
+def working_bytes(
+    config: ModelConfig, prefill_step: int = PREFILL_STEP, dequantised: int = 0
 ) -> int:
-    """Bytes of the KV cache with `context` tokens in it.
-
-    A chunked layer never holds more than its chunk. `element_bytes` is 2 for bf16. Quantised
-    to `bits`, each group also has a scale and a bias of that size.
-    """
-    elements = 2 * text.num_key_value_heads * text.head_dim
-    per_token = elements * element_bytes
-    if bits is not None:
-        per_token = elements * bits // 8 + 2 * element_bytes * elements // KV_GROUP_SIZE
-    rounded = math.ceil(context / KV_STEP) * KV_STEP
-    tokens = sum(
-        min(rounded, text.attention_chunk_size) if chunked else rounded
-        for chunked in text.chunked_layers
-    )
-    return per_token * tokens
-
-
-def working_bytes(config: ModelConfig, prefill_step: int = PREFILL_STEP) -> int:
     """Room for the activations of a prefill step of that many tokens, or of one picture.
+
+    `dequantised`: what a layer with a quantised KV cache has of it as values at once.
 
     An upper estimate, not a measurement. Text: for each token, per live layer, four hidden
     states, q, k and v before and after rotary, and gate, up and their product of the wider
@@ -81,6 +64,7 @@ def working_bytes(config: ModelConfig, prefill_step: int = PREFILL_STEP) -> int:
     moe = 2 * 3 * text.intermediate_size if any(text.moe_layers) else 0  # routed and shared
     token = 4 * text.hidden_size + 3 * projected + max(dense, moe)
     prefill = prefill_step * token * LIVE_LAYERS * ACTIVATION_BYTES + text.vocab_size * 4
+    prefill += dequantised * LIVE_LAYERS
     return max(prefill, _picture_bytes(config.vision) if config.vision else 0)
 
 
@@ -102,8 +86,9 @@ class Budget:
     weights: int
     kv: int
     working: int
-    element_bytes: int = 2  # of a cached value: 2 for bf16
-    kv_bits: int | None = None  # of a quantised cache
+    element_bytes: int = 2  # of a value that is not quantised: 2 for bf16
+    options: KVOptions = DENSE
+    prefill_step: int = PREFILL_STEP
 
     @property
     def total(self) -> int:
@@ -116,27 +101,53 @@ class Budget:
         context: int,
         prefill_step: int = PREFILL_STEP,
         element_bytes: int = 2,
-        kv_bits: int | None = None,
+        options: KVOptions = DENSE,
     ) -> "Budget":
-        """The budget of `weights` bytes at `context` tokens."""
-        kv = kv_bytes(config.text, context, element_bytes, kv_bits)
-        working = working_bytes(config, prefill_step)
-        return Budget(config, context, weights, kv, working, element_bytes, kv_bits)
+        """The budget of `weights` bytes at `context` tokens. Raises UsageError for options that
+        the model does not allow."""
+        options.check(config.text)
+        kv = kv_bytes(config.text, context, element_bytes, options)
+        dequantised = dequantised_bytes(config.text, context, element_bytes, options)
+        working = working_bytes(config, prefill_step, dequantised)
+        return Budget(config, context, weights, kv, working, element_bytes, options, prefill_step)
+
+    def changed(self, context: int | None = None, options: KVOptions | None = None) -> "Budget":
+        """The same with another context, or another KV cache."""
+        return Budget.of(
+            self.config,
+            self.weights,
+            self.context if context is None else context,
+            self.prefill_step,
+            self.element_bytes,
+            options or self.options,
+        )
 
 
 def longest_context(budget: Budget, limit: int) -> int:
     """The most tokens, up to the model's own maximum, with which `budget` is within `limit`
     bytes; 0 if there is no room for any."""
-    text, room = budget.config.text, limit - budget.weights - budget.working
-    low, high = 0, text.max_position_embeddings // KV_STEP
+    low, high = 0, budget.config.text.max_position_embeddings // KV_STEP
     while low < high:
         middle = (low + high + 1) // 2
-        tokens = middle * KV_STEP
-        if kv_bytes(text, tokens, budget.element_bytes, budget.kv_bits) <= room:
+        if budget.changed(context=middle * KV_STEP).total <= limit:
             low = middle
         else:
             high = middle - 1
     return low * KV_STEP
+
+
+def fewer_bits(budget: Budget, limit: int) -> KVOptions | None:
+    """The KV cache of most bits, fewer than the budget's, with which it is within `limit`
+    bytes."""
+    for bits in KV_BITS:
+        if bits < (budget.options.bits or 16):
+            options = replace(budget.options, bits=bits)
+            try:
+                if budget.changed(options=options).total <= limit:
+                    return options
+            except UsageError:  # the model's heads do not divide into groups
+                return None
+    return None
 
 
 def recipe_bytes(config: ModelConfig, recipe: "Recipe") -> int:
@@ -194,8 +205,8 @@ def check(budget: Budget, limit: int, model_name: str, memory: int | None = None
 
 
 def advice(budget: Budget, limit: int, memory: int | None = None) -> str:
-    """What to do about a budget above `limit` bytes: a shorter context, a raised limit, or the
-    recipe that would fit.
+    """What to do about a budget above `limit` bytes: a shorter context, a quantised KV cache, a
+    raised limit, or the recipe that would fit.
 
     `memory` is that of a machine whose limit can be raised with sysctl; left out, it is asked
     of macOS, and 0 on other systems.
@@ -207,6 +218,8 @@ def advice(budget: Budget, limit: int, memory: int | None = None) -> str:
     context = longest_context(budget, limit)
     if context >= MIN_CONTEXT:
         ways.append(f"use --context {context}")
+    if options := fewer_bits(budget, limit):
+        ways.append(f"use --kv-bits {options.bits}")
     if budget.total <= raisable:
         ways.append(_raise(budget.total, raisable))
     if ways:

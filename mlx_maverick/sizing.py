@@ -16,8 +16,16 @@ from .convert.layout import Layout
 from .convert.outputs import outputs
 from .convert.recipe import DEFAULT, OFFERED, Recipe
 from .errors import DoesNotFit, UsageError
+from .kv import DENSE, KVOptions
 from .macs import Machine
-from .memory import DEFAULT_CONTEXT, MIN_CONTEXT, Budget, longest_context, raise_limit
+from .memory import (
+    DEFAULT_CONTEXT,
+    MIN_CONTEXT,
+    Budget,
+    fewer_bits,
+    longest_context,
+    raise_limit,
+)
 from .names import TensorClass, tensor_class
 from .units import gb
 
@@ -98,13 +106,13 @@ def size(
     config: ModelConfig,
     recipe: Recipe,
     context: int,
-    kv_bits: int | None = None,
+    options: KVOptions = DENSE,
     element_bytes: int = BF16_BYTES,
 ) -> Size:
     """What the model of `config` takes with `recipe`; `element_bytes` is what a value that is
     not quantised takes in memory.
 
-    Raises UsageError for a recipe with rules that do not suit the model.
+    Raises UsageError for a recipe with rules, or a KV cache, that do not suit the model.
     """
     text, entries = config.text, outputs(config, recipe)
     layout = Layout.of(entries)
@@ -121,7 +129,7 @@ def size(
         recipe=recipe,
         disk=layout.nbytes + len(layout.index(parameters)),
         budget=Budget.of(
-            config, weights, context, element_bytes=element_bytes, kv_bits=kv_bits
+            config, weights, context, element_bytes=element_bytes, options=options
         ),
         experts=experts,
         read=weights - unread
@@ -133,7 +141,7 @@ def size(
 def sizes(
     config: ModelConfig,
     context: int,
-    kv_bits: int | None = None,
+    options: KVOptions = DENSE,
     element_bytes: int = BF16_BYTES,
     more: Sequence[Recipe] = (),
 ) -> list[Size]:
@@ -147,7 +155,7 @@ def sizes(
     recipes = [*offered, *(recipe for recipe in more if recipe not in offered)]
     if not recipes:
         raise UsageError("its experts have so few bits already that no recipe makes it smaller")
-    made = [size(config, recipe, context, kv_bits, element_bytes) for recipe in recipes]
+    made = [size(config, recipe, context, options, element_bytes) for recipe in recipes]
     return sorted(made, key=lambda size: size.disk)
 
 
@@ -180,7 +188,7 @@ def choose(
     config: ModelConfig,
     machine: Machine,
     context: int | None = None,
-    kv_bits: int | None = None,
+    options: KVOptions = DENSE,
     element_bytes: int = BF16_BYTES,
 ) -> Choice:
     """The recipe on offer for a machine.
@@ -191,7 +199,7 @@ def choose(
     there is none.
     """
     tokens = checked_context(config, context)
-    return choose_from(sizes(config, tokens, kv_bits, element_bytes), machine)
+    return choose_from(sizes(config, tokens, options, element_bytes), machine)
 
 
 def choose_from(sizes: Sequence[Size], machine: Machine) -> Choice:
@@ -232,6 +240,8 @@ def _nothing_fits(sizes: Sequence[Size], machine: Machine) -> str:
     ways = []
     if (context := longest_context(budget, most)) >= MIN_CONTEXT:
         ways.append(f"use --context {context}")
+    if kv := fewer_bits(budget, most):
+        ways.append(f"use --kv-bits {kv.bits}")
     for memory in macs.SIZES:
         verdict = fit(least, macs.mac(memory * macs.GIB)).verdict
         if memory * macs.GIB > machine.memory and verdict in (Verdict.FITS, Verdict.RAISED):

@@ -10,9 +10,9 @@ from pathlib import Path
 from ..config import ModelConfig
 from ..convert.recipe import DEFAULT, KEEP, OFFERED, Recipe
 from ..errors import UsageError
+from ..kv import KV_BITS, KVOptions
 from .converting import Report
 from .options import whole
-from .plan import KV_BITS, NO_KV_BITS
 from .terminal import StatusLine
 
 AUTO = "auto"
@@ -121,11 +121,11 @@ def _chosen(args: argparse.Namespace, source: str) -> Recipe:
     machine = macs.mac(macs.parse_memory(memory)) if memory else macs.this_machine()
     with origin.opened(source, args.revision) as files:
         config = ModelConfig.from_files(files)
-    choice = sizing.choose(config, machine, args.context, args.kv_bits)
+    choice = sizing.choose(config, machine, args.context, KVOptions(args.kv_bits))
     line = StatusLine()
     line.say(f"{choice.recipe.name} for {machine.name}: {choice.why}")
     if choice.command:
         line.say(f"to run it, raise the GPU's limit after each restart: {choice.command}")
     if args.kv_bits:
-        line.say(f"{NO_KV_BITS}: without, it needs more memory")
+        line.say(f"to run it within that memory, give --kv-bits {args.kv_bits} there as well")
     return choice.recipe

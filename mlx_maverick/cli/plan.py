@@ -17,6 +17,7 @@ from ..config import ModelConfig
 from ..convert import origin
 from ..convert.recipe import DEFAULT, OFFERED, Recipe
 from ..errors import DoesNotFit, UsageError
+from ..kv import KV_BITS, MIN_SIZE, KVOptions
 from ..macs import Machine
 from ..memory import DEFAULT_CONTEXT
 from ..published_models import MODELS
@@ -25,9 +26,7 @@ from ..units import GB, gb
 from .options import whole
 from .terminal import printable
 
-KV_BITS = (8, 4)
 WIDTH = 88  # columns
-NO_KV_BITS = "the engine of this version does not quantise the KV cache yet"
 NO_STREAMING = "streamed: with routed experts on the SSD, which this version cannot do yet"
 
 
@@ -48,6 +47,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--kv-bits", type=int, choices=KV_BITS, help="reckon with a quantised KV cache"
+    )
+    parser.add_argument(
+        "--max-kv-size",
+        type=whole(MIN_SIZE),
+        metavar="N",
+        help="reckon with layers that hold at most N tokens, the first and the latest",
     )
     parser.add_argument(
         "--recipe",
@@ -99,7 +104,8 @@ def run(args: argparse.Namespace) -> int:
     context = sizing.checked_context(config, args.context)
     more = [Recipe.parse(args.recipe or DEFAULT.name, args.set)] if args.recipe or args.set else []
     machine, element = _machine(args)
-    sizes = sizing.sizes(config, context, args.kv_bits, element, more)
+    options = KVOptions(args.kv_bits, max_size=args.max_kv_size)
+    sizes = sizing.sizes(config, context, options, element, more)
     fits = [sizing.fit(size, machine) for size in sizes]
     try:
         choice = sizing.choose_from([s for s in sizes if s.recipe in OFFERED], machine)
@@ -118,7 +124,7 @@ def run(args: argparse.Namespace) -> int:
             "machine": asdict(machine),
             "context": context,
             "kv_bits": args.kv_bits,
-            "kv_bits_supported": False,
+            "max_kv_size": args.max_kv_size,
             "streaming_supported": False,
             "recipes": [asdict(row) for row in rows],
             "choice": _choice(choice, command),
@@ -127,7 +133,7 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(said, indent=2, ensure_ascii=False))
         return 0
     print(printable("\n".join(_lines(name, machine, fits[0], rows))))
-    print(printable("\n".join(_advice(choice, command, refusal, args.kv_bits))))
+    print(printable("\n".join(_advice(choice, command, refusal))))
     return 0
 
 
@@ -198,10 +204,12 @@ def _lines(name: str, machine: Machine, first: Fit, rows: list[Row]) -> Iterator
     if machine.raised_limit > machine.limit:
         left = gb(machine.memory - machine.raised_limit)
         yield f"  raised GPU limit {gb(machine.raised_limit)}, which leaves {left} to the system"
-    kind = f"{budget.kv_bits or 8 * budget.element_bytes}-bit"
+    kind = f"{budget.options.bits or 8 * budget.element_bytes}-bit"
     yield (
         f"  in memory: weights, {kind} KV cache {gb(budget.kv)}, working room {gb(budget.working)}"
     )
+    if size := budget.options.max_size:
+        yield f"  layers that attend to everything hold at most {size:,} tokens of it"
     width = max(len(row.recipe) for row in rows) + 2
     yield ""
     yield f"{'recipe':<{width}}{'on disk':>9}{'in memory':>12}{'tok/s':>9}   fit"
@@ -226,12 +234,8 @@ def _verdict(row: Row) -> str:
     return {"fits": "fits", "raised": "raised limit", "no": "does not fit"}[row.verdict]
 
 
-def _advice(
-    choice: Choice | None, command: str | None, refusal: str | None, kv_bits: int | None
-) -> Iterator[str]:
+def _advice(choice: Choice | None, command: str | None, refusal: str | None) -> Iterator[str]:
     yield ""
-    if kv_bits:
-        yield f"Note: {NO_KV_BITS}."
     if choice is None:
         text = refusal or ""
         yield textwrap.fill(f"{text[:1].upper()}{text[1:]}.", WIDTH)

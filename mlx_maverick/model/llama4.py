@@ -13,6 +13,7 @@ import numpy as np
 from ..cache import Cache
 from ..config import ModelConfig
 from ..errors import UsageError
+from ..kv import DENSE, KVOptions
 from .linear import Linear
 from .text import TextModel
 from .vision import VisionModel
@@ -64,9 +65,13 @@ class Llama4:
         weights.finish()
         self.nbytes, self.parameters = weights.nbytes, weights.parameters
 
-    def make_cache(self) -> Cache:
-        """An empty KV cache for one sequence (or one batch of equal lengths)."""
-        return Cache(self.config.text)
+    def make_cache(self, options: KVOptions = DENSE, most: int | None = None) -> Cache:
+        """An empty KV cache for one sequence (or one batch of equal lengths) of up to `most`
+        tokens, if that is known.
+
+        Raises UsageError for options that the model does not allow.
+        """
+        return Cache(self.config.text, options, most)
 
     def encode_image(self, pixels: Any) -> mx.array:
         """Tiles [N, 3, T, T], MLX or numpy -> features [N * tokens_per_tile, hidden].

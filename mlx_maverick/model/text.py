@@ -11,6 +11,7 @@ import mlx.core as mx
 
 from ..cache import Cache
 from ..config import TextConfig
+from .attend import attend
 from .experts import MLP, MoE
 from .linear import Embedding, Linear
 from .weights import Weights
@@ -70,10 +71,7 @@ class Attention:
         if self.tuning:
             # Rounded once: the factor itself has no exact bf16.
             q = (q * self._temperature(position, length)).astype(q.dtype)
-        k, v = cache.update(self.layer, k, v)
-        # "causal" aligns the last query with the last key, so earlier keys are all seen.
-        mask = "causal" if length > 1 else None
-        out = mx.fast.scaled_dot_product_attention(q, k, v, scale=self.scale, mask=mask)
+        out = attend(q, *cache.update(self.layer, k, v), self.scale)
         return self.o_proj(out.swapaxes(1, 2).reshape(batch, length, -1))
 
     def _temperature(self, position: int, length: int) -> mx.array:

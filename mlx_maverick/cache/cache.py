@@ -1,0 +1,244 @@
+"""The KV cache of one conversation: what every layer keeps of the tokens so far.
+
+Knows nothing of tokens or of the network; it counts positions. Two kinds of layers share one
+buffer type. A *global* layer writes position p at p. A *chunked* layer writes it at
+p - start of its chunk, into a buffer that holds one chunk and starts afresh at the next:
+no window is copied, nothing is trimmed, and inside its chunk the layer is plainly causal.
+That is why no step may cross a chunk boundary; `spans` cuts the work so that none does.
+
+With `max_size` a global layer gets by with so many slots (see `kv.Rotation`), and stays plainly
+causal over them. With `bits` everything is quantised from position `start` on. Both happen at
+fixed positions, at which `spans` cuts as well: what is held follows from positions alone, never
+from how the work was cut into steps.
+"""
+
+from collections.abc import Iterator
+
+import mlx.core as mx
+
+from ..config import TextConfig
+from ..kv import DENSE, KVOptions, capacity, group_size, limits
+from .buffers import Buffer, Held, PackedBuffer
+
+
+class Cache:
+    """All layers' buffers, and where the conversation stands.
+
+    `length` tokens are in; the chunked layers hold `[chunk_start, length)` of them.
+    """
+
+    def __init__(self, config: TextConfig, options: KVOptions = DENSE, most: int | None = None):
+        """`most`: the longest context, if known; no more is allocated than it needs.
+
+        Raises UsageError for options that the model does not allow.
+        """
+        options.check(config)
+        self.config, self.options, self.most = config, options, most
+        self.chunk = config.attention_chunk_size
+        self.chunked = config.chunked_layers
+        self.rotation = options.rotation
+        self.length = 0
+        self.chunk_start = 0
+        self.turns = 0  # times a full tail block was put away
+        self.reserved = 0
+        self._plain = options == DENSE
+        self._limits = limits(config, options)
+        # Of the step that has begun, for global layers and for chunked ones: where it is
+        # written, and how many tokens there must be room for.
+        self._at = (0, 0)
+        self._need = (0, 0)
+        self._empty()
+
+    def _empty(self) -> None:
+        self.packed = self.options.packed(0)  # whether what is held is quantised
+        self.layers = [self._buffer() for _ in self.chunked]
+
+    def _buffer(self) -> Buffer:
+        if self.packed and self.options.bits is not None:
+            return PackedBuffer(self.options.bits, group_size(self.config.head_dim))
+        return Buffer()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes allocated."""
+        return sum(layer.nbytes for layer in self.layers)
+
+    @property
+    def held(self) -> list[int]:
+        """Tokens that each layer holds."""
+        everything = self.length
+        if self.rotation and self.turns:
+            everything += self.rotation.tail - self.rotation.start(self.turns)
+        return [self.length - self.chunk_start if c else everything for c in self.chunked]
+
+    def reserve(self, length: int) -> None:
+        """Say that `length` tokens will come: from the next step on there is room for them, so
+        that buffers grow once instead of often."""
+        self.reserved = length
+
+    def spans(self, count: int, step: int | None = None) -> Iterator[tuple[int, int]]:
+        """Cut the next `count` tokens into (start, end) pieces of at most `step` that `begin`
+        accepts one after the other. Start and end count from the first of them."""
+        first, at = self.length, 0
+        while at < count:
+            size = self._room(first + at)
+            end = min(count, at + size, at + step if step else count)
+            yield at, end
+            at = end
+
+    def _room(self, position: int) -> int:
+        """How many tokens a step at `position` may have."""
+        room = self.chunk - position % self.chunk
+        if self.rotation:
+            room = min(room, self.rotation.left(position))
+        if position < self.options.start:
+            room = min(room, self.options.start - position)
+        return room
+
+    def begin(self, count: int) -> tuple[int, int]:
+        """Start a step of `count` tokens: their first position overall, and in the chunk.
+
+        The layers then `update`; `advance` ends the step. Raises ValueError for a step that
+        `spans` would cut.
+        """
+        position = self.length
+        if position - self.chunk_start == self.chunk:
+            self.chunk_start = position
+        in_chunk = position - self.chunk_start
+        end = position + count
+        if in_chunk + count > self.chunk:
+            raise ValueError(
+                f"a step of {count} tokens at {position} crosses a chunk boundary "
+                f"({self.chunk}); cut it with Cache.spans"
+            )
+        if self._plain:
+            need = max(end, self.reserved)
+            self._at = (position, in_chunk)
+            self._need = (need, min(need, self.chunk))
+        else:
+            self._prepare(position, in_chunk, count)
+        return position, in_chunk
+
+    def _prepare(self, position: int, in_chunk: int, count: int) -> None:
+        """What comes before a step that rotates or quantises."""
+        if count > self._room(position):
+            raise ValueError(
+                f"a step of {count} tokens at {position} crosses a place where the cache rotates "
+                f"or is quantised ({self.options}); cut it with Cache.spans"
+            )
+        need = max(position + count, self.reserved)
+        if position < self.options.start:
+            need = min(need, self.options.start)
+        slot = position
+        if self.rotation:
+            self._turn(self.rotation.turns(position))
+            slot = self.rotation.slot(position)
+        self._at = (slot, in_chunk)
+        self._need = (min(need, self.options.max_size or need), min(need, self.chunk))
+        if self.options.packed(position + count):
+            self._pack()
+
+    def _turn(self, turns: int) -> None:
+        """Put the full tail block in place of the oldest one, if that has not been done."""
+        if self.turns == turns or self.rotation is None:
+            return
+        source, target = self.rotation.tail, self.rotation.oldest(turns)
+        # All layers at once, should an interrupt come between them.
+        self.layers, self.turns = (
+            [
+                layer if chunked else layer.moved(source, target, self.rotation.block)
+                for layer, chunked in zip(self.layers, self.chunked, strict=True)
+            ],
+            turns,
+        )
+
+    def _pack(self) -> None:
+        """Quantise what is held, unless it is; one layer after the other, so that at most one
+        of them is there twice. After an interrupt the next step goes on with the others."""
+        dense = [i for i, layer in enumerate(self.layers) if not isinstance(layer, PackedBuffer)]
+        held = self.held if dense else []
+        self.packed = True
+        for i in dense:
+            buffer = self._buffer()
+            assert isinstance(buffer, PackedBuffer)
+            need = self._need[self.chunked[i]]
+            buffer.take(self.layers[i], held[i], self._capacity(i, need))
+            self.layers[i] = buffer
+
+    def _capacity(self, layer: int, need: int) -> int:
+        """How many tokens a layer is to have room for that must hold `need`."""
+        most, limit = self.most, self._limits[layer]
+        if self.options.bits is not None and not self.packed:
+            most = min(most or self.options.start, self.options.start)
+        room = capacity(need, most)
+        return room if limit is None else min(room, limit)
+
+    def update(self, layer: int, keys: mx.array, values: mx.array) -> tuple[Held, Held]:
+        """Store a step's keys and values [B, H, L, D]; all that the layer may attend to."""
+        buffer, chunked = self.layers[layer], self.chunked[layer]
+        at = self._at[chunked]
+        if buffer.capacity < self._need[chunked]:
+            buffer.grow(keys, values, at, self._capacity(layer, self._need[chunked]))
+        return buffer.write(keys, values, at)
+
+    def advance(self, count: int) -> None:
+        self.length += count
+
+    def rewind(self, length: int) -> int:
+        """Forget everything after the first `length` tokens, as far as that is exact.
+
+        Returns where the cache stands now: the last position up to `length` at which it holds
+        all that a fresh one would. That is `length` itself, unless it lies
+        - in an earlier chunk than the one that is held, whose keys are gone: the start of its
+          chunk;
+        - before the tail block of a cache that has begun to rotate, as the block which the tail
+          has replaced is gone: `keep`, or `length` if that is less;
+        - before `start` in a cache that is quantised by now: 0;
+        each of which may lead to another. From there to `length` the tokens have to be
+        prefilled again.
+        """
+        if not 0 <= length <= self.length:
+            raise ValueError(f"cannot rewind to {length}: the cache holds {self.length} tokens")
+        turned = self._turned_at
+        while (exact := self._exact(length)) != length:
+            length = exact
+        if length < self.chunk_start:
+            self.chunk_start = length
+        if length < turned:
+            self.turns = 0
+        self.length = length
+        if self.packed and length < self.options.start:
+            self._empty()
+        return length
+
+    @property
+    def _turned_at(self) -> int:
+        """The position in the tail's first slot, if earlier blocks are gone; else 0."""
+        return self.rotation.start(self.turns) if self.rotation and self.turns else 0
+
+    def _exact(self, length: int) -> int:
+        """`length`, or the next lower position that may be exact."""
+        if self.packed and length < self.options.start:
+            return 0
+        if self.rotation and length < self._turned_at:
+            length = min(length, self.rotation.keep)
+        return length - length % self.chunk if length < self.chunk_start else length
+
+    def stand(self, length: int, chunk_start: int, turns: int, packed: bool) -> None:
+        """Stand there with empty buffers, which are to be filled by who read them from a file."""
+        self.length, self.chunk_start, self.turns = length, chunk_start, turns
+        self.packed = packed
+        self.layers = [self._buffer() for _ in self.chunked]
+
+    def room(self, layer: int) -> int:
+        """How many tokens a layer of a cache of this length has room for."""
+        limit = self._limits[layer]
+        return self._capacity(layer, min(self.length, limit or self.length))
+
+    def fork(self) -> "Cache":
+        """An independent cache with the same in it. Memory is shared until one is written."""
+        other = Cache(self.config, self.options, self.most)
+        other.length, other.chunk_start, other.turns = self.length, self.chunk_start, self.turns
+        other.packed, other.reserved = self.packed, self.reserved
+        other.layers = [layer.copy() for layer in self.layers]
+        return other
