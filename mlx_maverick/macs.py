@@ -95,8 +95,23 @@ def this_machine() -> Machine:
     size, limit = pressure.read().total, memory.machine_limit()
     metal = sys.platform == "darwin"
     # "Apple M3 Ultra"
-    chip = str(mx.device_info().get("device_name", "")).removeprefix("Apple ") if metal else ""
+    chip = str(mx.device_info().get("device_name", "")) if metal else None
     said = "as it is set now" if metal else "memory less a reserve for the system"
+    return _this(size, limit, chip, metal, f"limit {gb(limit)}, {said}")
+
+
+def this_machine_without_mlx(size: int, chip: str | None, metal: bool) -> Machine:
+    """The same where mlx cannot be loaded: a Mac (`metal`) with `size` bytes of memory and its
+    stock limit, or another machine."""
+    if metal:
+        stock = mac(size)
+        return _this(size, stock.limit, chip, metal, stock.assumptions[0])
+    limit = memory.usable(size)
+    return _this(size, limit, None, metal, f"limit {gb(limit)}, if MLX computes on the CPU")
+
+
+def _this(size: int, limit: int, device: str | None, metal: bool, said: str) -> Machine:
+    chip = (device or "").removeprefix("Apple ")
     return Machine(
         name=f"this {'Mac' if metal else 'machine'} with {size / GIB:.0f} GB",
         memory=size,
@@ -104,7 +119,7 @@ def this_machine() -> Machine:
         raised_limit=max(limit, memory.usable(size)) if metal else limit,
         chip=chip or None,
         bandwidth=_bandwidth(chip),
-        assumptions=(f"limit {gb(limit)}, {said}", _speed(chip or None, "")),
+        assumptions=(said, _speed(chip or None, "")),
     )
 
 

@@ -31,7 +31,8 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
 @pytest.mark.parametrize("argv", [["--help"], ["--version"], ["generate", "--help"],
                                   ["chat", "--help"], ["convert", "--help"], ["show", "--help"],
                                   ["plan", "--help"], ["plan", "--memory", "128GB"],
-                                  ["bench", "--help"], ["bogus"]])  # fmt: skip
+                                  ["bench", "--help"], ["doctor", "--help"],
+                                  ["bogus"]])  # fmt: skip
 def test_help_loads_nothing_heavy(argv: list[str]) -> None:
     assert loaded_by(f"from mlx_maverick.cli.main import main; main({argv!r})") == set()
 

@@ -24,6 +24,7 @@ VERBS = {
     "plan": "say which recipes fit a Mac, how large they are and how fast they can be",
     "show": "say what a model folder is and what it needs",
     "verify": "check every byte of a converted folder",
+    "doctor": "say what this machine is, what fits it and what to change",
     "bench": "measure load time, speed and memory of a model",
 }
 
