@@ -174,7 +174,7 @@ def with_folder(maverick_mini: Path, machine: Recorded, limit: int, available: i
     """The small checkpoint on a machine that has next to nothing for it."""
     facts = machine.facts
     budget = doctor.budget(str(maverick_mini), 2048, 4)
-    small = replace(facts.machine, limit=limit, raised_limit=limit, memory=limit + limit // 7)
+    small = replace(facts.machine, limit=limit, raised_limit=limit, memory=4 * limit)
     reading = replace(facts.reading, available=available)
     folder = outlook.folder("mini", budget, small, available, mac=facts.host.mac)
     return replace(facts, machine=small, reading=reading, folder=folder)
@@ -200,8 +200,11 @@ def test_a_folder_that_fits_but_not_now(maverick_mini: Path) -> None:
     assert list(found) == ["in-use"]
     assert "close programs that hold at least 300.0 kB" in found["in-use"].text
     assert f"use --context {folder.longest_now}" in found["in-use"].text
-    hopeless = told(with_folder(maverick_mini, M3_ULTRA, GIB, 1000))["in-use"]
-    assert "--context" not in hopeless.text
+    budget = doctor.budget(str(maverick_mini), 768, 4)
+    facts = with_folder(maverick_mini, M3_ULTRA, GIB, budget.total)
+    assert facts.folder is not None
+    assert facts.folder.longest_now == 768  # which is no help
+    assert "--context" not in told(facts)["in-use"].text
 
 
 def test_a_folder_that_does_not_fit(maverick_mini: Path) -> None:
@@ -213,3 +216,6 @@ def test_a_folder_that_does_not_fit(maverick_mini: Path) -> None:
     assert list(found) == ["not-a-mac", "model"]
     assert found["model"].text.startswith("This model needs ")
     assert f"use --context {facts.folder.longest}" in found["model"].text
+    assert "sysctl" not in found["model"].text
+    on_a_mac = told(with_folder(maverick_mini, M3_ULTRA, need - 300_000, GB))["model"]
+    assert "sudo sysctl iogpu.wired_limit_mb=" in on_a_mac.text

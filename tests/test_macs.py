@@ -103,3 +103,16 @@ def test_elsewhere_no_limit_can_be_raised(monkeypatch: pytest.MonkeyPatch) -> No
     assert machine.name == "this machine with 32 GB"
     assert machine.limit == machine.raised_limit == 28 * GIB
     assert machine.chip is None
+    reads(monkeypatch, "linux", {"device_name": "a GPU", "total_memory": 8 * GIB}, 32 * GIB)
+    machine = macs.this_machine()
+    assert machine.limit == machine.raised_limit == 7 * GIB
+
+
+def test_without_mlx_a_mac_has_its_stock_limit() -> None:
+    machine = macs.this_machine_without_mlx(128 * GIB, "Apple M4 Max", metal=True)
+    assert (machine.name, machine.chip) == ("this Mac with 128 GB", "M4 Max")
+    assert (machine.limit, machine.raised_limit) == (107.5 * GIB, 120 * GIB)
+    assert machine.bandwidth == 546 * GB
+    other = macs.this_machine_without_mlx(32 * GIB, "a CPU", metal=False)
+    assert (other.name, other.chip) == ("this machine with 32 GB", None)
+    assert other.limit == other.raised_limit == 28 * GIB

@@ -199,6 +199,12 @@ def test_mac_calls_fetch_what_is_parsed_and_keep_one_host_port() -> None:
     assert lib.hosts == 1
 
 
+def test_mac_calls_that_answer_less_are_not_filled_up() -> None:
+    lib = FakeLibSystem(SYSCTLS | {"hw.memsize": bytes(4)}, MAC.vm_statistics)
+    with pytest.raises(MaverickError, match=r"4 bytes for hw\.memsize"):
+        mac.parse(mac.raw(libsystem.declare(lib)))
+
+
 def test_mac_calls_that_fail_are_named() -> None:
     with pytest.raises(MaverickError, match=r"sysctl hw\.memsize"):
         mac.raw(

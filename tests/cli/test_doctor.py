@@ -76,6 +76,7 @@ def test_elsewhere_there_is_no_gpu_limit() -> None:
     text = " ".join(lines)
     assert "GPU limit" not in text
     assert "wired" not in text
+    assert "5.0 GB free" not in text
     assert "mlx-maverick convert" not in text
 
 
