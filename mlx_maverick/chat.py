@@ -132,10 +132,9 @@ class Chat:
     @staticmethod
     def load(model: "Maverick", path: str | Path, **options: "Unpack[Options]") -> "Chat":
         """See `Maverick.load_chat`."""
-        session, notes, arrays = model.run(
-            Session.load_noted, path, model.model, model.kv, model.context
-        )
-        messages, sampling, tools = chat_file.unpack(notes, arrays, str(path))
+        session = model.session()
+        stored = session.load(path)
+        messages, sampling, tools = chat_file.unpack(stored.notes, stored.arrays, str(path))
         chat = Chat(model, None, replace(sampling, **options), tools)
         chat.session, chat.messages = session, messages
         return chat

@@ -14,7 +14,7 @@ import numpy as np
 from .errors import BadCheckpoint, UsageError
 from .images import Picture
 from .sampling import Sampling
-from .tools import definitions
+from .tool_definitions import definitions
 
 CHAT = "chat"  # the note
 

@@ -44,11 +44,16 @@ class Choice:
         return int(np.array(self.token)[0])
 
     @property
+    def value(self) -> float | None:
+        """The token's log-probability."""
+        return None if self.logprob is None else float(np.array(self.logprob)[0])
+
+    @property
     def top(self) -> tuple[tuple[int, float], ...]:
         """(id, log-probability) of the likeliest tokens."""
         if self.top_ids is None or self.top_logprobs is None:
             return ()
-        pairs = zip(self.top_ids.tolist(), self.top_logprobs.tolist(), strict=True)
+        pairs = zip(np.array(self.top_ids), np.array(self.top_logprobs), strict=True)
         return tuple((int(id), float(value)) for id, value in pairs)
 
 
@@ -75,7 +80,7 @@ class Chooser:
         self._logprobs = sampling.logprobs
         self._vocabulary = vocabulary
         # Only processors read it, and it grows with every token.
-        self._tokens = mx.array(prompt) if self._processors else None
+        self._tokens = mx.array(list(prompt)) if self._processors else None
 
     @property
     def waits(self) -> bool:

@@ -119,8 +119,7 @@ def generate(
             if count < limit:
                 ahead = choose(model.text.logits(hidden[:, -1]))
         first = first or perf_counter()
-        logprob = None if choice.logprob is None else float(choice.logprob.item())
-        yield Sampled(id, stop, logprob, choice.top)
+        yield Sampled(id, stop, choice.value, choice.top)
         if stop:
             reason = FinishReason.STOP
             break

@@ -85,7 +85,8 @@ class Finished:
     reason: FinishReason
     stats: Stats
     tool_calls: "tuple[ToolCall, ...]" = ()
-    problem: str | None = None  # why text that looks like a tool call was not taken for one
+    # Why text that looks like a tool call was not taken for one, or what memory was short.
+    problem: str | None = None
 
 
 Event = Prefill | Token | Finished
@@ -100,7 +101,7 @@ class Reply:
     stats: Stats
     tokens: tuple[Token, ...] = ()
     tool_calls: "tuple[ToolCall, ...]" = ()  # which are then no part of `text`
-    problem: str | None = None  # why text that looks like a tool call was not taken for one
+    problem: str | None = None  # as of Finished
 
     @property
     def ids(self) -> list[int]:

@@ -15,9 +15,10 @@ from . import engine_thread, hub, memory
 from .checkpoint import Checkpoint
 from .config import ModelConfig
 from .errors import Interrupted, UsageError
-from .kv import KVOptions
+from .fingerprint import model_fingerprint
+from .kv import DENSE, KVOptions
 from .maverick import Maverick, checked
-from .model import default_dtype, load_model, loaded_bytes
+from .model import Llama4, default_dtype, load_model, loaded_bytes
 from .prompt import Encoded, Message, Prompt
 
 Progress = Callable[[int, int], None]  # layers done, of how many
@@ -67,12 +68,11 @@ class Unread:
         model: str | Path,
         context: int | None = None,
         dtype: mx.Dtype | None = None,
-        kv: KVOptions | None = None,
+        kv: KVOptions = DENSE,
     ) -> "Unread":
         """Raises as `load`."""
         folder = hub.resolve(model)
         config = ModelConfig.from_folder(folder)
-        kv = kv or KVOptions()
         kv.check(config.text)
         most = config.text.max_position_embeddings
         context = min(memory.DEFAULT_CONTEXT, most) if context is None else context
@@ -97,16 +97,17 @@ class Unread:
             if progress is not None:
                 progress(done, total)
 
-        def read() -> Any:
+        def read() -> tuple[Llama4, str]:
             memory.set_limits(self.memory_limit)
-            return load_model(self.folder, self.dtype, report)
+            model = load_model(self.folder, self.dtype, report)
+            return model, model_fingerprint(self.folder, self.dtype)
 
         try:
-            model = engine_thread.run(read)
+            model, fingerprint = engine_thread.run(read)
         except BaseException:
             given_up.set()  # an interrupted wait leaves the engine's thread reading
             raise
-        return Maverick(model, self.prompt, self.name, self.context, self.kv, self.folder)
+        return Maverick(model, self.prompt, self.name, self.context, self.kv, fingerprint)
 
     def encode(self, messages: str | Sequence[Message], tools: Sequence[Any] = ()) -> Encoded:
         """A conversation that `Maverick.stream_encoded` can take. Raises UsageError,

@@ -20,14 +20,14 @@ from .events import Event, Reply, collect
 from .grammar import JsonSchema
 from .image_source import Source
 from .images import Picture, load_picture
-from .kv import KVOptions
+from .kv import DENSE, KVOptions
 from .model import Llama4
 from .prompt import Encoded, Message, Prompt
 from .replying import Request, events
 from .sampling import Sampling
 from .session import PictureFeatures, Session
 from .stream import Stream
-from .tools import definitions
+from .tool_definitions import definitions, names
 
 if TYPE_CHECKING:
     from .chat import Chat
@@ -80,11 +80,12 @@ class Maverick:
         prompt: Prompt,
         name: str,
         context: int,
-        kv: KVOptions | None = None,
-        folder: Path | None = None,
+        kv: KVOptions = DENSE,
+        fingerprint: str = "",
     ):
+        """`fingerprint` tells saved KV caches of this model from those of others."""
         self.model, self.prompt, self.name, self.context = model, prompt, name, context
-        self.kv, self.folder = kv or KVOptions(), folder
+        self.kv, self.fingerprint = kv, fingerprint
         self._pictures: dict[str, mx.array] = {}
         self._encoding = threading.Lock()  # tokenizers are not made for two threads at once
 
@@ -168,11 +169,13 @@ class Maverick:
 
     def session(self) -> Session:
         """An empty KV cache, to be given to `stream` again and again."""
-        return Session(self.model, self.kv, self.context)
+        return Session(self.model, self.fingerprint, self.kv, self.context)
 
     def load_session(self, path: str | Path) -> Session:
         """The session in a file that `Session.save` wrote. Raises as `load_chat`."""
-        return self.run(Session.load, path, self.model, self.kv, self.context)
+        session = self.session()
+        session.load(path)
+        return session
 
     def encode(
         self,
@@ -267,7 +270,7 @@ def _request(options: ReplyOptions) -> Request:
         raise UsageError("a JSON schema leaves no room for tool calls; give one of the two")
     return Request(
         sampling or Sampling(**single),
-        tuple(tool["function"]["name"] for tool in definitions(options.get("tools", ()))),
+        tuple(names(definitions(options.get("tools", ())))),
         schema,
         options.get("sampler"),
         tuple(options.get("logits_processors", ())),

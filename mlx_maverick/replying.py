@@ -83,6 +83,8 @@ def events(
                     piece = calls.add(piece) if calls else piece
                     yield _token(model, event, piece)
             elif isinstance(event, Finished):
+                if event.reason is FinishReason.MEMORY:
+                    event = replace(event, problem=guard.why)
                 yield from _end(event, text, calls)
             else:
                 yield event
@@ -112,4 +114,4 @@ def _end(event: Finished, text: TextStream, calls: Watch | None) -> Iterator[Eve
     reason = event.reason
     if parsed.calls and reason is FinishReason.STOP:
         reason = FinishReason.TOOL_CALLS
-    yield replace(event, reason=reason, tool_calls=parsed.calls, problem=parsed.problem)
+    yield replace(event, reason=reason, tool_calls=parsed.calls, problem=event.problem or parsed.problem)

@@ -4,6 +4,7 @@ Knows nothing of messages or text. A prompt is compared position by position wit
 cache was computed from; a changed picture is a changed prefix.
 """
 
+import copy
 from array import array
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ import mlx.core as mx
 import numpy as np
 
 from . import engine_thread
-from .cache import store
+from .cache import Cache, store
 from .errors import BadCheckpoint, UsageError
 from .kv import KVOptions
 from .model import Llama4
@@ -21,15 +22,18 @@ from .prompt import Encoded
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from .cache.store import Stored
+
 MARKS = "marks"  # the tensor of a saved session
 
 
 class Session:
     """A KV cache that can be carried from one prompt to the next, by one reply at a time."""
 
-    def __init__(self, model: Llama4, kv: KVOptions | None = None, context: int | None = None):
-        """`context` is the most tokens there will be, if known."""
-        self._model = model
+    def __init__(self, model: Llama4, fingerprint: str, kv: KVOptions, context: int):
+        """`fingerprint` is the model's; `context` the most tokens there will be."""
+        self._patch_id = model.config.patch_token_id
+        self._fingerprint = fingerprint
         self._marks = array("q")  # of each position; see Encoded.fingerprint
         self._turn = 0
         self.cache = model.make_cache(kv, context)
@@ -47,7 +51,7 @@ class Session:
     def begin(self, prompt: Encoded) -> int:
         """Rewind to what `prompt` shares with the cache: at least one token is left, since the
         last token's logits are needed. Returns the number of this reply, for `check`."""
-        marks = prompt.fingerprint(self._model.config.patch_token_id)
+        marks = prompt.fingerprint(self._patch_id)
         known = np.array(self._marks, dtype=np.int64)[: self.cache.length]
         length = min(len(known), len(marks) - 1)
         differ = np.flatnonzero(known[:length] != marks[:length])
@@ -70,8 +74,8 @@ class Session:
 
     def fork(self) -> "Session":
         """A copy that goes its own way; memory is shared until one of the two writes."""
-        other = object.__new__(Session)
-        other._model, other._marks, other._turn = self._model, self._marks[:], 0
+        other = copy.copy(self)
+        other._marks = self._marks[:]
         other.cache = engine_thread.run(self.cache.fork)
         return other
 
@@ -87,32 +91,31 @@ class Session:
         def write() -> None:
             marks = np.array(self._marks, dtype=np.int64)[: self.cache.length]
             held = {MARKS: mx.array(marks), **(arrays or {})}
-            fingerprint = self._model.fingerprint
-            store.save(path, self.cache, fingerprint=fingerprint, arrays=held, notes=notes or {})
+            store.save(
+                path, self.cache, fingerprint=self._fingerprint, arrays=held, notes=notes
+            )
 
         engine_thread.run(write)
 
-    @staticmethod
-    def load(
-        path: str | Path, model: Llama4, kv: KVOptions | None, context: int | None
-    ) -> "Session":
-        """What `save` wrote. Raises NotFound, and BadCheckpoint or UsageError for a file that
-        is damaged, or of another model or other cache options."""
-        return Session.load_noted(path, model, kv, context)[0]
+    def load(self, path: str | Path) -> "Stored":
+        """Go on from what `save` wrote, in place of what is held; its notes and arrays.
 
-    @staticmethod
-    def load_noted(
-        path: str | Path, model: Llama4, kv: KVOptions | None, context: int | None
-    ) -> "tuple[Session, dict[str, str], dict[str, mx.array]]":
-        """The same with notes and arrays."""
-        session = Session(model, kv, context)
-        stored = store.load(path, session.cache, fingerprint=model.fingerprint)
-        arrays = dict(stored.arrays)
-        marks = np.array(arrays.pop(MARKS, mx.array([], dtype=mx.int64)))
-        if marks.shape != (session.cache.length,) or marks.dtype != np.int64:
-            raise BadCheckpoint(f"{path} does not say what its cache holds; make it again")
-        session._marks = array("q", marks.tobytes())
-        return session, dict(stored.notes), arrays
+        Raises NotFound, and BadCheckpoint or UsageError for a file that is damaged, or of
+        another model or other cache options; the session is then as before.
+        """
+        cache = self.cache
+        stored = engine_thread.run(
+            store.load,
+            path,
+            lambda: Cache(cache.config, cache.options, cache.most),
+            fingerprint=self._fingerprint,
+        )
+        marks = np.array(stored.arrays.pop(MARKS, mx.array([], dtype=mx.int64)))
+        if marks.shape != (stored.cache.length,) or marks.dtype != np.int64:
+            raise BadCheckpoint(f"{path} does not say what its KV cache is of; make it again")
+        self._marks, self.cache = array("q", marks.tobytes()), stored.cache
+        self._turn += 1
+        return stored
 
 
 class PictureFeatures:

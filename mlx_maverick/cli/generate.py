@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import DoesNotFit, NotFound, UsageError
 from ..events import Event, Finished, FinishReason, Prefill, Stats, Token
+from ..sampling import Sampling
 from ..units import gb
 from . import options
 from .terminal import StatusLine, printable
@@ -62,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     model_name, sampling = options.required_model(args), options.sampling(args)
     if args.logprobs is not None and not args.json:
         raise UsageError("--logprobs needs --json, which has a place for them")
-    text, how = _prompt(args.prompt), _reply_options(args)
+    text, how = _prompt(args.prompt), _reply_options(args, sampling)
     kv = options.kv(args)
     if args.raw and (args.image or args.system or args.tools):
         raise UsageError(
@@ -87,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
         )
         session = _session(model, args.prompt_cache)
         try:
-            events = model.stream_encoded(prompt, session=session, sampling=sampling, **how)
+            events = model.stream_encoded(prompt, session=session, **how)
             _answer(events, model, status, args)
         finally:  # also after ^C: a long prompt was read for it
             if args.prompt_cache and session.length:
@@ -98,9 +99,9 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _reply_options(args: argparse.Namespace) -> "ReplyOptions":
+def _reply_options(args: argparse.Namespace, sampling: Sampling) -> "ReplyOptions":
     """What files say about the reply. Raises NotFound or UsageError before anything is read."""
-    how: ReplyOptions = {}
+    how: ReplyOptions = {"sampling": sampling}
     if args.json_schema:
         from ..grammar import JsonSchema
 
@@ -163,7 +164,8 @@ def _answer(
     if args.json:
         stats = asdict(last.stats)
         stats |= {"prefill_tps": last.stats.prefill_tps, "decode_tps": last.stats.decode_tps}
-        reply = {"text": "".join(t.text for t in tokens), "finish_reason": last.reason}
+        text = "".join(token.text for token in tokens)
+        reply: dict[str, Any] = {"text": text, "finish_reason": last.reason}
         if args.tools:
             reply |= {"tool_calls": calls, "problem": last.problem}
         if args.logprobs is not None:
@@ -172,7 +174,7 @@ def _answer(
     else:
         for call in calls:
             print(shown(json.dumps(call, ensure_ascii=False)))
-    if last.problem:
+    if args.tools and last.problem:
         print(f"no tool call: {printable(last.problem)}", file=sys.stderr)
     if args.json_schema and last.reason is not FinishReason.STOP:
         print(f"the JSON is not complete: cut off ({last.reason})", file=sys.stderr)
@@ -180,8 +182,8 @@ def _answer(
         print(summary(last.stats), file=sys.stderr)
     if last.reason is FinishReason.MEMORY:
         raise DoesNotFit(
-            f"stopped after {last.stats.new_tokens} tokens: the machine is out of memory; close "
-            "other programs, or use a smaller --context, --kv-bits 8 or a smaller recipe"
+            f"stopped after {last.stats.new_tokens} tokens: {last.problem}, --kv-bits 8 or a "
+            "smaller recipe"
         )
 
 

@@ -1,0 +1,3 @@
+class JsonSchema:
+    pass
+def constraint(*a): raise NotImplementedError
