@@ -55,10 +55,10 @@ if TYPE_CHECKING:
     from .kv import KVOptions as KVOptions
     from .loading import load as load
     from .maverick import Maverick as Maverick
+    from .sampling import Sampling as Sampling
     from .session import Session as Session
     from .stream import Stream as Stream
     from .tools import ToolCall as ToolCall
-    from .sampling import Sampling as Sampling
 
 
 def __getattr__(name: str) -> Any:

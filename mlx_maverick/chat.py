@@ -182,5 +182,5 @@ class Chat:
                 if event.id is not None:
                     answer["token_ids"].append(event.id)
             elif isinstance(event, Finished) and event.tool_calls:
-                answer["tool_calls"] = [call.message() for call in event.tool_calls]
+                answer["tool_calls"] = [call.as_openai() for call in event.tool_calls]
             yield event

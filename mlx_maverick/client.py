@@ -18,8 +18,8 @@ from typing import Any
 
 from . import errors
 from .errors import MaverickError
-from .kv import KVOptions
 from .events import Finished, FinishReason, Prefill, Stats
+from .kv import KVOptions
 from .paths import log_file
 from .sampling import Sampling
 
@@ -185,9 +185,7 @@ class Client:
     def alive(self) -> bool:
         return self._process.poll() is None
 
-    def load(
-        self, model: str, context: int | None = None, kv: KVOptions | None = None
-    ) -> None:
+    def load(self, model: str, context: int | None = None, kv: KVOptions | None = None) -> None:
         """Load a folder or Hub repository: Loading ..., then Loaded, or Failed of op 'load'."""
         self._send(op="load", model=model, context=context, kv=asdict(kv or KVOptions()))
 

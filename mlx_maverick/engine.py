@@ -5,7 +5,7 @@ boundary; decode stays one token ahead: while a token is handed out, the next on
 being computed.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Protocol

@@ -1,3 +1,6 @@
 class JsonSchema:
     pass
-def constraint(*a): raise NotImplementedError
+
+
+def constraint(*a):
+    raise NotImplementedError

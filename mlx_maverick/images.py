@@ -46,7 +46,8 @@ class Picture:
     @property
     def levels(self) -> Tiles:
         """[N, 3, T, T]: the pixels in 0..255, as they were in the picture."""
-        return np.rint((self.pixels + 1) * 127.5).astype(np.uint8)
+        levels: Tiles = np.rint((self.pixels + 1) * 127.5).astype(np.uint8)
+        return levels
 
     @staticmethod
     def of(levels: Tiles, grid: tuple[int, int], size: tuple[int, int], tokens: int) -> "Picture":
@@ -70,9 +71,7 @@ def load_picture(source: "Source | Picture", config: ModelConfig | VisionConfig)
     return Picture.of(levels, grid, image.size, len(levels) * vision.tokens_per_tile)
 
 
-def preprocess(
-    image: Source, config: ModelConfig | VisionConfig
-) -> tuple[Pixels, tuple[int, int]]:
+def preprocess(image: Source, config: ModelConfig | VisionConfig) -> tuple[Pixels, tuple[int, int]]:
     """Tiles [N, 3, T, T] float32, row by row with the global tile last (if more than one),
     and (rows, columns). Raises as `load_picture`."""
     vision = _vision(config)  # first: a model without eyes opens no files

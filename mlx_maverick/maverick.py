@@ -5,7 +5,7 @@ whatever computes does so on the engine's thread.
 """
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypedDict, TypeVar, Unpack
@@ -16,7 +16,7 @@ from PIL import Image
 from . import engine, engine_thread
 from .config import ModelConfig
 from .errors import UsageError
-from .events import Event, Reply, collect
+from .events import Reply, collect
 from .grammar import JsonSchema
 from .image_source import Source
 from .images import Picture, load_picture

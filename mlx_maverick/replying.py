@@ -11,10 +11,10 @@ from . import engine, grammar
 from .choosing import Chooser
 from .events import Event, Finished, FinishReason, Likely, Token
 from .grammar import JsonSchema
+from .guard import Guard
 from .prompt import Encoded
 from .sampling import Sampling
 from .session import PictureFeatures, Session
-from .guard import Guard
 from .textstream import TextStream
 from .tool_watch import Watch
 
@@ -114,4 +114,6 @@ def _end(event: Finished, text: TextStream, calls: Watch | None) -> Iterator[Eve
     reason = event.reason
     if parsed.calls and reason is FinishReason.STOP:
         reason = FinishReason.TOOL_CALLS
-    yield replace(event, reason=reason, tool_calls=parsed.calls, problem=event.problem or parsed.problem)
+    yield replace(
+        event, reason=reason, tool_calls=parsed.calls, problem=event.problem or parsed.problem
+    )

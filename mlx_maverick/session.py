@@ -91,9 +91,7 @@ class Session:
         def write() -> None:
             marks = np.array(self._marks, dtype=np.int64)[: self.cache.length]
             held = {MARKS: mx.array(marks), **(arrays or {})}
-            store.save(
-                path, self.cache, fingerprint=self._fingerprint, arrays=held, notes=notes
-            )
+            store.save(path, self.cache, fingerprint=self._fingerprint, arrays=held, notes=notes)
 
         engine_thread.run(write)
 

@@ -96,8 +96,8 @@ def test_an_answer_whose_text_was_changed_counts_as_changed(chat: Chat) -> None:
     chat.messages[-1]["content"] = "Something else."
     reply = chat.send("Go on")
     assert reply.text == fresh(chat)
-    plain = [{k: v for k, v in m.items() if k != "token_ids"} for m in chat.messages[:-1]]
-    assert reply.text == chat.model.generate(plain, **GREEDY).text
+    del chat.messages[-3]["token_ids"]
+    assert reply.text == fresh(chat)
 
 
 def test_saving_and_loading(chat: Chat, tmp_path: Path, maverick_mini: Path) -> None:
@@ -166,7 +166,7 @@ def test_a_document_is_read_once(maverick: Maverick, tmp_path: Path) -> None:
 def test_a_changed_picture_in_a_loaded_session(maverick: Maverick, tmp_path: Path) -> None:
     session = maverick.session()
     red, blue = (Image.new("RGB", (56, 56), colour) for colour in ("red", "blue"))
-    maverick.generate("What is this?", images=[red], session=session, **GREEDY)
+    maverick.generate("What is this?", images=[red], session=session, max_tokens=1)
     session.save(tmp_path / "kv")
     same = maverick.generate(
         "What is this?", images=[red], session=maverick.load_session(tmp_path / "kv"), **GREEDY

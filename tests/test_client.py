@@ -25,6 +25,7 @@ from mlx_maverick.client import (
     decode,
 )
 from mlx_maverick.events import Finished, FinishReason, Prefill, Stats
+from mlx_maverick.kv import KVOptions
 from mlx_maverick.sampling import Sampling
 
 SECONDS = 30
@@ -113,17 +114,18 @@ def test_what_is_sent(start: Start, inbox: Inbox) -> None:
     echo = (
         "import json, sys\n"
         "for line in sys.stdin:\n"
-        "  e = {'event': 'token', 'id': 0, 'text': line, 'count': 1}\n"
+        "  e = {'event': 'token', 'id': 0, 'text': line, 'ids': [1]}\n"
         "  print(json.dumps(e), flush=True)\n"
     )
     client = start(echo)
-    client.load("m", 5)
+    client.load("m", 5, KVOptions(8))
     big = "x" * 300_000  # more than a pipe holds
     first = client.generate([{"role": "user", "content": big}], Sampling(seed=3))
     second = client.generate([], Sampling(stop=("a",)))
     client.cancel(first)
     said = [decode_json(inbox.next(Text).text) for _ in range(4)]
-    assert said[0] == {"op": "load", "model": "m", "context": 5, "kv": {"bits": None, "start": 0, "max_size": None}}
+    kv = {"bits": 8, "start": 0, "max_size": None}
+    assert said[0] == {"op": "load", "model": "m", "context": 5, "kv": kv}
     assert (said[1]["op"], said[1]["id"], said[1]["options"]["seed"]) == ("generate", first, 3)
     assert said[1]["messages"][0]["content"] == big
     assert (said[2]["id"], said[2]["options"]["stop"]) == (second, ["a"])

@@ -98,7 +98,11 @@ def test_cancelling_between_prefill_steps(model: Llama4) -> None:
     answers = iter([False, True])
     cache = model.make_cache()
     tokens, last, prefills = run(
-        model, [1] * 100, cache=cache, interrupt=lambda: FinishReason.CANCELLED if next(answers) else None, step=32
+        model,
+        [1] * 100,
+        cache=cache,
+        interrupt=lambda: FinishReason.CANCELLED if next(answers) else None,
+        step=32,
     )
     assert tokens == []
     assert last.reason is FinishReason.CANCELLED
@@ -110,7 +114,12 @@ def test_cancelling_between_tokens(model: Llama4, golden: Golden) -> None:
     cache = model.make_cache()
     seen: list[int] = []
     for event in generate(
-        model, cache, ids, sampling=GREEDY, context=4096, interrupt=lambda: FinishReason.CANCELLED if len(seen) == 5 else None
+        model,
+        cache,
+        ids,
+        sampling=GREEDY,
+        context=4096,
+        interrupt=lambda: FinishReason.CANCELLED if len(seen) == 5 else None,
     ):
         if isinstance(event, Sampled):
             seen.append(event.id)

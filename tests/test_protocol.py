@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from mlx_maverick.errors import UsageError
+from mlx_maverick.kv import KVOptions
 from mlx_maverick.protocol import Cancel, Generate, Load, Outbox, Quit, parse
 from mlx_maverick.sampling import Sampling
 
@@ -14,15 +15,25 @@ HI = [{"role": "user", "content": "hi"}]
 
 
 def test_requests() -> None:
-    assert parse({"op": "load", "model": "m"}) == Load("m", None)
+    assert parse({"op": "load", "model": "m"}) == Load("m", None, KVOptions())
+    kv = {"bits": 8, "start": 5}
+    assert parse({"op": "load", "model": "m", "kv": kv}) == Load("m", None, KVOptions(8, 5))
     assert parse({"op": "cancel", "id": 3}) == Cancel(3)
     assert parse({"op": "quit"}) == Quit()
     options = {"temperature": 0, "seed": 4, "stop": ["\n"]}
     wanted = Sampling(temperature=0, seed=4, stop=("\n",))
     request = {"op": "generate", "id": 2, "messages": HI, "options": options}
     assert parse(request) == Generate(2, HI, wanted)
+    request["options"] = {"logit_bias": {"5": 1.5}}  # JSON's keys are strings
+    assert parse(request) == Generate(2, HI, Sampling(logit_bias={5: 1.5}))
     with pytest.raises(UsageError, match="object"):
         parse([])
+    with pytest.raises(UsageError, match="names no token"):
+        parse(request | {"options": {"logit_bias": {"five": 1}}})
+    with pytest.raises(UsageError, match="of 5 bits"):
+        parse({"op": "load", "model": "m", "kv": {"bits": 5}})
+    with pytest.raises(UsageError, match="unknown option 'size'"):
+        parse({"op": "load", "model": "m", "kv": {"size": 5}})
 
 
 def test_a_slow_reader_gets_fewer_events_and_the_same_text() -> None:
@@ -30,10 +41,10 @@ def test_a_slow_reader_gets_fewer_events_and_the_same_text() -> None:
     out = Outbox(writing)
     words = [f"word{i} " for i in range(20_000)]  # the pipe holds 64 KiB
     for word in words:
-        out.put("token", id=1, text=word, count=1)
+        out.put("token", id=1, text=word, ids=[7])
     out.put("memory", active=1)
     out.put("memory", active=2)
-    out.put("token", id=2, text="other", count=1)
+    out.put("token", id=2, text="other", ids=[8])
     out.put("finished", id=2)
     seen: list[dict[str, Any]] = []
     with os.fdopen(reading, "rb") as file:
@@ -43,7 +54,7 @@ def test_a_slow_reader_gets_fewer_events_and_the_same_text() -> None:
     os.close(writing)
     first = [e for e in seen if e.get("id") == 1]
     assert "".join(e["text"] for e in first) == "".join(words)
-    assert sum(e["count"] for e in first) == len(words)
+    assert sum(len(e["ids"]) for e in first) == len(words)
     assert len(first) < len(words)
     assert [e["event"] for e in seen[len(first) :]] == ["memory", "token", "finished"]
     assert seen[len(first)]["active"] == 2
@@ -53,7 +64,7 @@ def test_a_reader_that_is_gone_is_no_trouble() -> None:
     reading, writing = os.pipe()
     os.close(reading)
     out = Outbox(writing)
-    out.put("token", id=1, text="x", count=1)
+    out.put("token", id=1, text="x", ids=[1])
     out.put("finished", id=1)
     out.close()
     os.close(writing)

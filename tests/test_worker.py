@@ -15,8 +15,8 @@ import pytest
 
 from mlx_maverick.errors import BadImage, DoesNotFit, UsageError
 from mlx_maverick.events import Event, Finished, FinishReason, Prefill, Stats, Token
-from mlx_maverick.sampling import Sampling
 from mlx_maverick.protocol import Load
+from mlx_maverick.sampling import Sampling
 from mlx_maverick.worker import Memory, Worker
 
 SECONDS = 20

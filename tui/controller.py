@@ -14,8 +14,8 @@ from textual.message import Message
 
 from ..client import Died, Failed, Loaded, Loading, Memory, Step, Text, WorkerEvent
 from ..errors import MaverickError
-from ..kv import KVOptions
 from ..events import Finished, FinishReason, Prefill
+from ..kv import KVOptions
 from ..sampling import Sampling
 from .conversation import Conversation, Draft, Turn
 from .live import Live, Phase
@@ -30,9 +30,7 @@ PRESSURE_SECONDS = 1.0
 class Engine(Protocol):
     """What the chat uses of `Client`; tests bring their own."""
 
-    def load(
-        self, model: str, context: int | None = None, kv: KVOptions | None = None
-    ) -> None: ...
+    def load(self, model: str, context: int | None = None, kv: KVOptions | None = None) -> None: ...
     def generate(self, messages: list[dict[str, Any]], sampling: Sampling) -> int: ...
     def cancel(self, id: int) -> None: ...
     def close(self) -> bool: ...
@@ -292,7 +290,9 @@ class Controller:
     def _end(self, note: str) -> None:
         self._flush()
         self._id = None
-        self.conversation.turns.append(Turn(self._draft, "".join(self._parts), tuple(self._token_ids)))
+        self.conversation.turns.append(
+            Turn(self._draft, "".join(self._parts), tuple(self._token_ids))
+        )
         self._post(ReplyEnded(note))
 
     def _lost(self, error: MaverickError) -> None:

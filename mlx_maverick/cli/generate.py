@@ -88,8 +88,8 @@ def run(args: argparse.Namespace) -> int:
         )
         session = _session(model, args.prompt_cache)
         try:
-            events = model.stream_encoded(prompt, session=session, **how)
-            _answer(events, model, status, args)
+            how["session"] = session
+            _answer(model.stream_encoded(prompt, **how), model, status, args)
         finally:  # also after ^C: a long prompt was read for it
             if args.prompt_cache and session.length:
                 status.show(f"writing {args.prompt_cache}")

@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 from textual.message import Message
 
-from mlx_maverick.kv import KVOptions
 from mlx_maverick.client import Failed, Loading, Memory, Step, Text
 from mlx_maverick.errors import MaverickError
 from mlx_maverick.events import Finished, FinishReason, Stats
+from mlx_maverick.kv import KVOptions
 from mlx_maverick.pressure import Pressure, Reading
 from mlx_maverick.sampling import Sampling
 from mlx_maverick.tui import controller as chat
@@ -124,7 +124,7 @@ def test_a_conversation_goes_back_as_it_was() -> None:
     assert messages == [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "one"},
-        {"role": "assistant", "content": "\x1bred"},
+        {"role": "assistant", "content": "\x1bred", "token_ids": [0]},
         {"role": "user", "content": "two"},
     ]
     assert sampling.seed == 1
