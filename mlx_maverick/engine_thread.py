@@ -64,7 +64,7 @@ def _answer(future: "Future[Any]", call: Callable[[], Any]) -> None:
         return
     try:
         result = call()
-    except BaseException as e:  # whatever it is, it belongs to the caller
+    except BaseException as e:  # noqa: BLE001 - whatever it is, it belongs to the caller
         future.set_exception(e)
     else:
         future.set_result(result)
