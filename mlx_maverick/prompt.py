@@ -1,4 +1,4 @@
-"""Messages to token ids: tokenizer, chat template, picture placeholders, stop ids.
+"""A conversation to token ids: chat template, tools, pictures, and replies as sampled.
 
 Knows nothing of weights. Everything comes from the model's folder; special ids are read from
 the tokenizer, never assumed.
@@ -14,15 +14,35 @@ from typing import Any
 
 import numpy as np
 
-from .config import ModelConfig, read_json
-from .errors import BadCheckpoint, NotFound, UsageError
-from .images import Picture, load_picture
+from .config import ModelConfig
+from .conversation import Conversation, Message
+from .errors import BadCheckpoint, UsageError
+from .images import Picture
+from .textstream import TextStream
+from .tokenizer import load_tokenizer, stop_ids
+from .tool_call import ToolCall
+from .tool_definitions import Tool, definitions
+from .tools import parse
 
-Message = Mapping[str, Any]
-ROLES = ("system", "user", "assistant", "tool", "ipython")
+__all__ = ["Encoded", "Message", "Prompt"]
+
 # A noncharacter of Unicode: never part of a text.
 UNMARKED = "\uffff"
-STOP_TOKENS = ("<|end_of_text|>", "<|eom|>", "<|eot|>")
+
+
+@dataclass(frozen=True)
+class Marks:
+    """Private-use characters that no text of a conversation holds."""
+
+    special: str  # put into what only looks like a special token
+    picture: str  # stands for one
+    reply: str  # stands for one whose ids are known
+
+    @staticmethod
+    def unused_in(*texts: Any) -> "Marks":
+        used = set(json.dumps(texts, ensure_ascii=False, default=str))
+        free = (c for c in map(chr, range(0xE000, 0xF8FF)) if c not in used)
+        return Marks(next(free), next(free), next(free))
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +76,8 @@ class Prompt:
             if token.special
         }
         self._special_pattern = re.compile("|".join(map(re.escape, self.special)) or r"(?!)")
+        of_pictures = {self.special.get(token) for token in ("<|image|>", "<|patch|>")}
+        self._never_sampled = {*stop_ids, *of_pictures, config.patch_token_id}
         self._detokenizer = tokenizer.detokenizer
 
     @staticmethod
@@ -66,10 +88,8 @@ class Prompt:
         """
         folder = Path(path)
         config = ModelConfig.from_folder(folder)
-        if not (folder / "tokenizer.json").is_file():
-            raise NotFound(f"{folder} has no tokenizer.json; copy it from the original model")
-        tokenizer = _load_tokenizer(folder)
-        return Prompt(tokenizer, config, _stop_ids(folder, tokenizer), str(folder))
+        tokenizer = load_tokenizer(folder)
+        return Prompt(tokenizer, config, stop_ids(folder, tokenizer), str(folder))
 
     def detokenizer(self) -> Any:
         """A fresh streaming detokenizer (mlx-lm's); the token table is shared, not rebuilt."""
@@ -82,26 +102,45 @@ class Prompt:
 
     def count_tokens(self, text: str) -> int:
         """Tokens of plain text, without template or BOS."""
-        return len(self._plain(text))
+        return len(self.plain_ids(text))
 
-    def encode(self, messages: str | Sequence[Message]) -> Encoded:
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text that a reply of these ids has, exactly as it is streamed."""
+        stream = TextStream(self.detokenizer())
+        return "".join([*map(stream.add, ids), stream.finish()])
+
+    def encode(self, messages: str | Sequence[Message], tools: Sequence[Tool] = ()) -> Encoded:
         """A conversation, ready for the assistant's turn; a string is one user message.
 
         A message is `{"role", "content"}`; content is text, or a list of
         `{"type": "text", "text"}` and `{"type": "image", "image": path | bytes | PIL | URL}`.
+        `tools` are functions that the model may call: OpenAI's definitions, or Python functions
+        with type hints and docstrings. Calls come back as the assistant's `tool_calls`, and what
+        they returned as `{"role": "tool", "tool_call_id", "content": text or anything JSON}`.
+        An assistant message may carry `token_ids`, which were sampled for it: they take the
+        place of its text if they say exactly the same, so that the KV cache stays valid.
         Text is only ever text: what looks like a special token in it is spelled out.
         Raises UsageError, NotFound or BadImage; a message is never sent without its picture.
         """
-        images: list[Picture] = []
-        plain = [self._message(m, images) for m in _listed(messages)]
-        last = plain[-1]
-        if last["role"] == "assistant":
-            raise UsageError("the last message is the assistant's; end with a user's")
-        if last["role"] == "system" or not _says_something(last["content"]):
-            raise UsageError("the prompt is empty; write a message")
-        rendered, mark = self._render(plain)
-        ids = self._ids(rendered, mark)
-        return Encoded(self._with_patches(ids, images), images)
+        offered = definitions(tools)
+        conversation = Conversation.of(messages, self.config)
+        if offered:
+            conversation.check_for_tools()
+        marks = Marks.unused_in(conversation.messages, offered)
+        plain = conversation.messages
+        if offered:
+            plain = conversation.with_placeholders(marks.picture)
+        plain, replies = self._with_replies(plain, marks.reply)
+        rendered = self._render(plain, offered, marks.special)
+        if rendered.count(marks.reply) != len(replies):
+            raise UsageError(
+                f"the chat template of {self.name} does not show every reply; "
+                "use the original chat_template.jinja"
+            )
+        ids: list[int] = []
+        for text, reply in zip(rendered.split(marks.reply), [*replies, []], strict=True):
+            ids += self._ids(text.replace(marks.picture, "<|image|>"), marks.special) + reply
+        return Encoded(self._with_patches(ids, conversation.images), conversation.images)
 
     def encode_text(self, text: str) -> Encoded:
         """A raw prompt after BOS, without template, for base models: special tokens in it
@@ -114,35 +153,44 @@ class Prompt:
             raise UsageError("a raw prompt cannot hold pictures; use messages")
         return Encoded(ids, [])
 
-    def _message(self, message: Message, images: list[Picture]) -> dict[str, Any]:
-        role, content = message.get("role"), message.get("content")
-        if role not in ROLES:
-            raise UsageError(f"role {role!r} is not one of {', '.join(ROLES)}")
-        if content is None and message.get("tool_calls"):
-            content = ""  # as OpenAI's clients write it
-        if isinstance(content, str):
-            return {**message, "content": content}
-        if not isinstance(content, Sequence):
-            raise UsageError("content is neither text nor a list of text and image parts")
-        parts = []
-        for part in content:
-            kind = part.get("type") if isinstance(part, Mapping) else None
-            if kind == "text" and isinstance(part.get("text"), str):
-                parts.append({"type": "text", "text": part["text"]})
-            elif kind in ("image", "image_url"):
-                if role != "user":
-                    raise UsageError(f"a {role} message cannot hold a picture; only a user's can")
-                images.append(load_picture(_image_source(part), self.config))
-                parts.append({"type": "image"})
-            else:
-                raise UsageError(f"content part {kind!r} is neither text nor an image")
-        if all(p["type"] == "text" for p in parts):
-            # Templates differ in how they take lists; plain text is the same in all.
-            return {**message, "content": "".join(p["text"] for p in parts)}
-        return {**message, "content": parts}
+    def _with_replies(
+        self, messages: list[dict[str, Any]], placeholder: str
+    ) -> tuple[list[dict[str, Any]], list[list[int]]]:
+        """The messages with a placeholder for every reply whose ids are known and right, and
+        those ids in order."""
+        replies: list[list[int]] = []
+        out = []
+        for message in messages:
+            message = {**message}
+            ids = message.pop("token_ids", None)
+            if ids is not None and self._are_reply(ids, message):
+                replies.append(list(ids))
+                # The calls are among the ids.
+                message = {"role": message["role"], "content": placeholder}
+            out.append(message)
+        return out, replies
 
-    def _render(self, messages: list[dict[str, Any]]) -> tuple[str, str]:
-        """The template's text, in which special tokens that users wrote begin with a mark."""
+    def _are_reply(self, ids: Any, message: Mapping[str, Any]) -> bool:
+        """Whether these ids say what the message says. Those that stop a reply or stand for
+        pictures cannot be part of one. Raises UsageError for what are no token ids."""
+        size = self.config.text.vocab_size
+        listed = isinstance(ids, Sequence) and not isinstance(ids, str | bytes)
+        if not listed or not all(type(id) is int and 0 <= id < size for id in ids):
+            raise UsageError(f"token_ids is not a list of numbers from 0 to {size - 1:,}")
+        if not self._never_sampled.isdisjoint(ids):
+            return False
+        text = self.decode(ids)
+        calls = message.get("tool_calls", ())
+        if not calls:
+            return bool(text == message["content"])
+        wanted = tuple(ToolCall.from_openai(call) for call in calls)
+        parsed = parse(text, {call.name for call in wanted})
+        return parsed.calls == wanted and message["content"] in (text, parsed.text)
+
+    def _render(
+        self, messages: list[dict[str, Any]], tools: list[dict[str, Any]], mark: str
+    ) -> str:
+        """The template's text, in which special tokens that users wrote hold a mark."""
         if not self.tokenizer.chat_template:
             raise BadCheckpoint(
                 f"{self.name} has no chat template (a base model?); "
@@ -150,14 +198,12 @@ class Prompt:
             )
         import jinja2
 
-        mark = _unused_character(messages)
-        marked = [
-            {"role": m["role"], **{k: self._escaped(v, mark) for k, v in m.items() if k != "role"}}
-            for m in messages
-        ]
         try:
             text = self.tokenizer.apply_chat_template(
-                marked, tokenize=False, add_generation_prompt=True
+                self._escaped(messages, mark),
+                tools=self._escaped(tools, mark) or None,
+                tokenize=False,
+                add_generation_prompt=True,
             )
         except jinja2.TemplateSyntaxError as e:
             raise BadCheckpoint(
@@ -167,14 +213,16 @@ class Prompt:
         except (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError) as e:
             # A template is a program: what it cannot handle fails inside it.
             raise UsageError(f"the chat template refuses these messages ({e})") from e
-        return str(text), mark
+        return str(text)
 
     def _escaped(self, value: Any, mark: str) -> Any:
         """`value` with the mark in every special token of every string in it."""
         if isinstance(value, str):
             return self._special_pattern.sub(lambda m: m[0][0] + mark + m[0][1:], value)
         if isinstance(value, Mapping):
-            return {key: self._escaped(item, mark) for key, item in value.items()}
+            return {
+                self._escaped(key, mark): self._escaped(item, mark) for key, item in value.items()
+            }
         if isinstance(value, Sequence):
             return [self._escaped(item, mark) for item in value]
         return value
@@ -186,12 +234,14 @@ class Prompt:
         ids: list[int] = []
         at = 0
         for match in self._special_pattern.finditer(text):
-            ids += self._plain(text[at : match.start()].replace(mark, ""))
+            ids += self.plain_ids(text[at : match.start()].replace(mark, ""))
             ids.append(self.special[match[0]])
             at = match.end()
-        return ids + self._plain(text[at:].replace(mark, ""))
+        return ids + self.plain_ids(text[at:].replace(mark, ""))
 
-    def _plain(self, text: str) -> list[int]:
+    def plain_ids(self, text: str) -> list[int]:
+        """Ids of text, without template or BOS; nothing in it is special. Raises UsageError
+        for what is not Unicode."""
         if not text:
             return []
         if not _is_unicode(text):
@@ -244,62 +294,6 @@ class Prompt:
         return self.special[token]
 
 
-def _load_tokenizer(folder: Path) -> Any:
-    """mlx-lm's wrapper of the folder's fast tokenizer.
-
-    Not AutoTokenizer: it would offer to run code of the folder, and it refuses folders whose
-    config.json an older transformers wrote. Llama 4's tokenizer is always tokenizer.json.
-    """
-    from mlx_lm.tokenizer_utils import BPEStreamingDetokenizer, TokenizerWrapper
-    from transformers import PreTrainedTokenizerFast
-
-    try:
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
-        return TokenizerWrapper(tokenizer, BPEStreamingDetokenizer)
-    except Exception as e:  # noqa: BLE001 - tokenizers raises bare Exceptions for bad files
-        reason = str(e).splitlines()[0] if str(e) else type(e).__name__
-        raise BadCheckpoint(
-            f"{folder}: the tokenizer cannot be loaded ({reason}); "
-            "copy tokenizer.json and tokenizer_config.json from the original model"
-        ) from None
-
-
-def _stop_ids(folder: Path, tokenizer: Any) -> frozenset[int]:
-    """All ids that end a turn: generation_config's, the tokenizer's own, and end_of_text,
-    eom and eot by name, since older copies list only some of them."""
-    ids = {tokenizer.eos_token_id, *(tokenizer.convert_tokens_to_ids(t) for t in STOP_TOKENS)}
-    ids.discard(tokenizer.unk_token_id)
-    if (folder / "generation_config.json").is_file():
-        listed = read_json(folder / "generation_config.json").get("eos_token_id", [])
-        ids |= set(listed) if isinstance(listed, list) else {listed}
-    return frozenset(id for id in ids if isinstance(id, int))
-
-
-def _listed(messages: str | Sequence[Message]) -> list[Message]:
-    if isinstance(messages, str):
-        return [{"role": "user", "content": messages}]
-    listed = isinstance(messages, Sequence) and not isinstance(messages, bytes)
-    if not listed or not messages or not all(isinstance(m, Mapping) for m in messages):
-        raise UsageError("messages is not a list of {'role', 'content'} objects")
-    return list(messages)
-
-
-def _image_source(part: Mapping[str, Any]) -> Any:
-    """The picture of a content part, in our spelling or OpenAI's."""
-    source = part.get("image", part.get("path", part.get("url")))
-    if source is None and isinstance(part.get("image_url"), Mapping):
-        source = part["image_url"].get("url")
-    if source is None:
-        raise UsageError("an image part has no 'image'; give a path, bytes or a PIL image")
-    return source
-
-
-def _says_something(content: Any) -> bool:
-    if isinstance(content, str):
-        return bool(content.strip())
-    return any(p["type"] == "image" or p["text"].strip() for p in content)
-
-
 def _is_unicode(text: str) -> bool:
     """Python lets strings hold what no encoding can, for instance from broken arguments."""
     try:
@@ -307,9 +301,3 @@ def _is_unicode(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _unused_character(messages: list[dict[str, Any]]) -> str:
-    """A private-use character that no message contains."""
-    used = set(json.dumps(messages, ensure_ascii=False, default=str))
-    return next(c for c in map(chr, range(0xE000, 0xF8FF)) if c not in used)
