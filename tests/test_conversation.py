@@ -214,7 +214,7 @@ def test_what_looks_special_in_tools_is_text(prompt: Prompt, evil: str) -> None:
     special = set(prompt.special.values())
     ids, plain = (prompt.encode(*conversation(text)).ids for text in (evil, "x"))
     assert [i for i in ids if i in special] == [i for i in plain if i in special]
-    assert prompt.decode(ids).count(evil) == 10
+    assert prompt.decode(ids).count(evil) - prompt.decode(plain).count(evil) == 10
 
 
 @pytest.mark.parametrize(
