@@ -13,6 +13,7 @@ from mlx_maverick.kv import (
     KVOptions,
     allocated_bytes,
     capacity,
+    copied_bytes,
     dequantised_bytes,
     kv_bytes,
 )
@@ -99,6 +100,15 @@ def test_what_is_dequantised_at_once() -> None:
     assert dequantised_bytes(MAVERICK, MILLION, 2, options) == MILLION * TOKEN // 8
     bounded = KVOptions(4, max_size=16384)
     assert dequantised_bytes(MAVERICK, MILLION, 2, bounded) == 16384 * TOKEN
+
+
+def test_what_is_copied_at_once() -> None:
+    """The largest layer."""
+    assert copied_bytes(MAVERICK, 5000) == 5120 * TOKEN
+    assert copied_bytes(MAVERICK, MILLION) == MILLION * TOKEN
+    assert copied_bytes(MAVERICK, MILLION, 2, KVOptions(8)) == MILLION * (2048 + 128)
+    assert copied_bytes(MAVERICK, MILLION, 2, KVOptions(8, start=9)) == MILLION * TOKEN
+    assert copied_bytes(MAVERICK, MILLION, 2, KVOptions(max_size=4096)) == 8192 * TOKEN
 
 
 def test_nothing_loads_mlx() -> None:

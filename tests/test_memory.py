@@ -190,14 +190,22 @@ def test_refusal_names_the_bits_of_the_kv_cache_that_fit(maverick: ModelConfig) 
 
 def test_what_a_kv_cache_needs_beside_itself(maverick: ModelConfig) -> None:
     """A prefill step dequantises a head of a long cache at once, which is 512 MiB of a million
-    tokens; a bounded cache has less, and one without bits nothing."""
+    tokens; a bounded cache has less. One layer at a time is copied when it grows."""
     text = replace(maverick, vision=None)  # pictures need more than a step does
-    plain, bits, bounded = (
-        Budget.of(text, 0, 1048576, options=options)
-        for options in (KVOptions(), KVOptions(4), KVOptions(4, max_size=16384))
+    step = memory.working_bytes(text)
+    plain, bits, bounded, short = (
+        Budget.of(text, 0, context, options=options)
+        for context, options in (
+            (1048576, KVOptions()),
+            (1048576, KVOptions(4)),
+            (1048576, KVOptions(4, max_size=16384)),
+            (32768, KVOptions()),
+        )
     )
-    assert bits.working == plain.working + 2 * 512 * 2**20
-    assert bounded.working == plain.working + 2 * 64 * 2**20
+    assert bits.working == step + 2 * 512 * 2**20
+    assert bounded.working == step + 2 * 64 * 2**20
+    assert short.working == step
+    assert plain.working == 2**20 * 4096 > step  # the copy when a layer grows, step or not
     assert bounded.kv < plain.kv / 60
     with pytest.raises(UsageError, match="heads of 88"):
         odd = replace(maverick, text=replace(maverick.text, head_dim=88))
