@@ -95,7 +95,7 @@ def test_a_quantised_cache(maverick_mini: Path, capsys: pytest.CaptureFixture[st
     )
     assert usual[:4] == eight[:4]
     assert later == usual
-    code, said = refused(capsys, maverick_mini, "-p", "x", "--quantized-kv-start", "9")
+    code, _ = refused(capsys, maverick_mini, "-p", "x", "--quantized-kv-start", "9")
     assert code == 2
 
 
@@ -203,7 +203,6 @@ def speak(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
 
         def accept(self, id: int) -> None:
             assert id == self._left.pop(0)
-
 
     def make(*args: Any, **kwargs: Any) -> Any:
         return Chooser(*args, **{**kwargs, "constraint": Says(PROMPT[0])})
