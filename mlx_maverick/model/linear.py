@@ -75,6 +75,11 @@ class JoinedLinear:
             return [part(x) for part in self.parts]
         return list(mx.split(self.parts[0](x), self.cuts, axis=-1))
 
+    def whole(self, x: mx.array) -> mx.array:
+        """[..., in] -> the outputs one after the other, [..., sum of out]"""
+        outputs = [part(x) for part in self.parts]
+        return outputs[0] if len(outputs) == 1 else mx.concatenate(outputs, axis=-1)
+
 
 def _fuse(parts: Sequence[Linear]) -> Linear | None:
     """One matrix of the rows of all, or None where they are stored differently."""
