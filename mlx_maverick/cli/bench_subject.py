@@ -100,15 +100,13 @@ class Ours:
         self, cache: Any, ids: list[int], filled: int, count: int, sample: Sampler
     ) -> Iterator[object]:
         from .. import engine
+        from ..choosing import Chooser
         from ..sampling import Sampling
 
-        class Scripted(Sampling):
-            def sampler(self) -> Sampler:
-                return sample
-
+        sampling, vocabulary = Sampling(max_tokens=count), self.model.config.text.vocab_size
         events = engine.generate(
-            self.model, cache, [0] * filled + ids,
-            sampling=Scripted(max_tokens=count), context=self.context,
+            self.model, cache, [0] * filled + ids, sampling=sampling, context=self.context,
+            chooser=Chooser(sampling, (), vocabulary, sampler=sample),
         )  # fmt: skip
         return (event for event in events if isinstance(event, engine.Sampled))
 
