@@ -95,8 +95,9 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("--synthetic makes the model; leave out --model")
     if args.synthetic is None:
         options.required_model(args)
-    if args.against is None and (args.filled or len(args.prompt_tokens) > 1):
-        raise UsageError("--filled and several --prompt-tokens need --against")
+    more = args.filled or args.filled_prompt or args.float32 or len(args.prompt_tokens) > 1
+    if args.against is None and more:
+        raise UsageError("--filled, --float32 and several --prompt-tokens need --against")
     status = StatusLine()
     try:
         with bench_synthetic.folder(args, status.show) as model:

@@ -7,7 +7,7 @@ import argparse
 import json
 import statistics
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 
 from ..config import ModelConfig
@@ -16,7 +16,7 @@ from ..hub import resolve
 from ..units import gb
 from . import options
 from .bench_children import OURS, THEIRS, in_turn, paired, run_child
-from .bench_subject import Figure, Report, Task
+from .bench_subject import Figure, Report, Task, on_cpu
 from .machine import aligned, machine
 
 SEES = "mlx-vlm"
@@ -74,12 +74,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f"text (or --convert), {SEES} for pictures; on a CPU also with weights cast to float32",
     )
     group.add_argument(
+        "--float32",
+        action="store_true",
+        help="leave out the other program as it comes (bf16), which on a CPU takes many times "
+        "as long as with its weights cast to float32",
+    )
+    group.add_argument(
         "--filled",
         type=options.wholes(1),
         default=[],
         metavar="N[,N]",
-        help="contexts to decode after without prefilling them: the caches are filled with "
-        "random keys and values",
+        help="measure also after so many tokens that are not prefilled: the caches are filled "
+        "with random keys and values, for contexts that a prefill would take too long for",
+    )
+    group.add_argument(
+        "--filled-prompt",
+        type=options.whole(1),
+        metavar="N",
+        help="tokens to prefill after those, before decoding (default: 1)",
     )
 
 
@@ -87,14 +99,24 @@ def run(args: argparse.Namespace, model: str, report: Callable[[str], None]) -> 
     """Raises UsageError for what cannot be compared, and MaverickError where a program fails."""
     folder = resolve(model)
     config = ModelConfig.from_folder(folder)
+    task = Task("", str(folder), [], [], 0, 0, 0)
     if args.against == SEES:
         _check_pictures(args, config)
-        task = Task("", str(folder), [], [], 0, args.tiles)
+        task = replace(task, tiles=args.tiles)
     else:
-        _check_text(args, config)
-        task = Task("", str(folder), args.prompt_tokens, args.filled, args.new_tokens, tiles=0)
+        after = args.filled_prompt or 1
+        _check_text(args, after, config)
+        task = replace(
+            task, prompts=args.prompt_tokens, filled=args.filled, filled_prompt=after,
+            new_tokens=args.new_tokens,
+        )  # fmt: skip
+    load = replace(task, prompts=[], filled=[], tiles=0)
     reports = in_turn(
-        _programs(args.against), args.runs, lambda program: _once(program, task), report
+        _programs(args),
+        args.runs,
+        lambda program: _once(program, task),
+        lambda program: _once(program, load),
+        report,
     )
     return Result(
         model=folder.name,
@@ -107,7 +129,7 @@ def run(args: argparse.Namespace, model: str, report: Callable[[str], None]) -> 
 
 
 def _check_pictures(args: argparse.Namespace, config: ModelConfig) -> None:
-    if args.filled:
+    if args.filled or args.filled_prompt:
         raise UsageError(f"--filled is about text; --against {SEES} measures pictures")
     if config.vision is None:
         raise UsageError("the model has no vision tower; give --synthetic with --vision-layers")
@@ -115,24 +137,25 @@ def _check_pictures(args: argparse.Namespace, config: ModelConfig) -> None:
         raise UsageError(f"{SEES} is not installed; install it with 'pip install {SEES}'")
 
 
-def _check_text(args: argparse.Namespace, config: ModelConfig) -> None:
+def _check_text(args: argparse.Namespace, after: int, config: ModelConfig) -> None:
     if config.text.num_hidden_layers < LEAST_LAYERS:
         raise UsageError(f"{THEIRS} runs no Llama 4 of fewer than {LEAST_LAYERS} layers")
-    needed = max([*args.prompt_tokens, *args.filled]) + args.new_tokens + 2
+    if args.filled_prompt and not args.filled:
+        raise UsageError("--filled-prompt comes after --filled; give both")
+    longest = max([*args.prompt_tokens, *(filled + after for filled in args.filled)])
+    needed = longest + args.new_tokens + 1
     most = min(config.text.max_position_embeddings, args.context or needed)
     if needed > most:
         raise UsageError(f"a context of {most} is too short for {needed} tokens in all")
 
 
-def _programs(against: str) -> list[str]:
+def _programs(args: argparse.Namespace) -> list[str]:
     """Ours and theirs; on a CPU, where MLX's kernels are much faster in float32 and we use
     that, also theirs in float32."""
-    import mlx.core as mx
-
-    from ..model import default_dtype
-
-    programs = [OURS, against]
-    return [*programs, f"{against} float32"] if default_dtype() == mx.float32 else programs
+    if args.float32 and not on_cpu():
+        raise UsageError("--float32 is about CPUs; on a GPU both compute in bf16")
+    cast = [f"{args.against} float32"] if on_cpu() else []
+    return [OURS, *([] if args.float32 else [args.against]), *cast]
 
 
 def _once(program: str, task: Task) -> Report:

@@ -62,17 +62,22 @@ def run_child(words: Sequence[str], failure: str) -> Child:
 
 
 def in_turn(
-    programs: Sequence[str], runs: int, once: Callable[[str], T], report: Callable[[str], None]
+    programs: Sequence[str],
+    runs: int,
+    once: Callable[[str], T],
+    warm: Callable[[str], object],
+    report: Callable[[str], None],
 ) -> dict[str, list[T]]:
-    """What `once(program)` gives, `runs` times for each: A, B, A, B, ..., after a round that is
-    not counted and fills the system's file cache."""
+    """What `once(program)` gives, `runs` times for each: A, B, A, B, ...; before that
+    `warm(program)`, which is to fill the system's file cache."""
+    for program in programs:
+        report(f"warming up: {program}")
+        warm(program)
     measured: dict[str, list[T]] = {program: [] for program in programs}
-    for i in range(runs + 1):
+    for i in range(runs):
         for program in programs:
-            report(f"run {i} of {runs}: {program}" if i else f"warming up: {program}")
-            result = once(program)
-            if i:
-                measured[program].append(result)
+            report(f"run {i + 1} of {runs}: {program}")
+            measured[program].append(once(program))
     return measured
 
 

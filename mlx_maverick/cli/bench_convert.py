@@ -93,9 +93,11 @@ def measure(
     that fills the system's file cache."""
     weights = sum(t.size for t in Checkpoint.open(source).tensors.values())
     programs = [*([THEIRS] if args.against else []), FAST, OURS]
-    measured = in_turn(
-        programs, args.runs, lambda name: _once(name, source, folder / "out"), report
-    )
+
+    def once(name: str) -> Run:
+        return _once(name, source, folder / "out")
+
+    measured = in_turn(programs, args.runs, once, once, report)
     return [_result(name, runs, measured.get(THEIRS), weights) for name, runs in measured.items()]
 
 

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..config import ModelConfig, TextConfig
@@ -32,7 +32,8 @@ class Task:
     program: str  # a key of PROGRAMS
     folder: str
     prompts: Sequence[int]  # lengths to prefill, each followed by decoding
-    filled: Sequence[int]  # lengths to decode after, in caches of random keys and values
+    filled: Sequence[int]  # the same in caches that hold so many random keys and values
+    filled_prompt: int  # tokens to prefill after those
     new_tokens: int
     tiles: int  # of the picture to encode; 0: none
 
@@ -78,8 +79,8 @@ class Ours:
     def __init__(self, task: Task):
         from ..loading import load
 
-        longest = max([WARM_UP, *task.prompts, *task.filled])
-        self.context = longest + task.new_tokens + 2  # the one that is fed, and one of room
+        filled = (filled + task.filled_prompt for filled in task.filled)
+        self.context = max([WARM_UP, *task.prompts, *filled]) + task.new_tokens + 1
         self.model = load(task.folder, context=self.context).model
 
     def make_cache(self) -> Any:
@@ -215,60 +216,94 @@ def measure(task: Task) -> Report:
     likeliest: list[int] = []
     if task.prompts or task.filled:
         ids = draw.choices(plain, k=WARM_UP)
-        first = _text(subject, ids, 0, Script(ids[:4]), 4)
-        figures.append(Figure("load to first token", "s", loaded + first[0].value))
-    for length in task.prompts:
+        seconds = _generate(subject, ids, 0, Script(ids), 4)[0].wall
+        figures.append(Figure("load to first token", "s", loaded + seconds))
+    for filled, length in [
+        *((0, length) for length in task.prompts),
+        *((filled, task.filled_prompt) for filled in task.filled),
+    ]:
         script = Script(draw.choices(plain, k=task.new_tokens))
         ids = draw.choices(plain, k=length)
-        prefill, decode, peak = _text(subject, ids, 0, script, task.new_tokens)
-        rate = Figure("prefill", "tok/s", length / prefill.value, length)
-        figures += [rate, decode, peak]
-        likeliest += np.array(mx.concatenate(script.likeliest[: task.new_tokens])).tolist()
-    for length in task.filled:
-        script = Script(draw.choices(plain, k=task.new_tokens))
-        figures += _text(subject, draw.choices(plain, k=1), length, script, task.new_tokens)[1:]
+        prefill, decode = _generate(subject, ids, filled, script, task.new_tokens)
+        figures += _speeds(filled, length, task.new_tokens, prefill, decode)
+        if not filled:
+            likeliest += np.array(mx.concatenate(script.likeliest[: task.new_tokens])).tolist()
     if task.tiles:
         figures += _picture(subject, config, task.tiles)
     return Report(figures, likeliest)
 
 
-def _text(
+@dataclass(frozen=True)
+class Span:
+    """Seconds of the clock, and of all cores."""
+
+    wall: float
+    cpu: float
+
+
+def _now() -> Span:
+    return Span(perf_counter(), process_time())
+
+
+def _since(start: Span, end: Span | None = None) -> Span:
+    end = end or _now()
+    return Span(end.wall - start.wall, end.cpu - start.cpu)
+
+
+def _generate(
     subject: Subject, ids: list[int], filled: int, script: Script, count: int
-) -> tuple[Figure, Figure, Figure]:
-    """Seconds to the first token, tokens per second after it, and MLX's peak of memory."""
+) -> tuple[Span, Span]:
+    """What prefill took to the first token, and decoding from there to the last of `count`."""
     import mlx.core as mx
 
     mx.clear_cache()
     cache = subject.make_cache()
     if filled:
-        subject.fill(cache, filled, count + 1)
+        subject.fill(cache, filled, len(ids) + count)
     mx.reset_peak_memory()
-    times = [perf_counter()]
+    times = [_now()]
     for _ in subject.generate(cache, ids, filled, count, script):
-        times.append(perf_counter())
-    context = filled or len(ids)
-    kind = " (filled)" if filled else ""
-    return (
-        Figure("first token", "s", times[1] - times[0], context),
-        Figure(f"decode{kind}", "tok/s", (count - 1) / (times[-1] - times[1]), context),
-        Figure(f"MLX's peak{kind}", "bytes", mx.get_peak_memory(), context),
-    )
+        times.append(_now())
+    return _since(times[0], times[1]), _since(times[1], times[-1])
+
+
+def _speeds(filled: int, length: int, new: int, prefill: Span, decode: Span) -> Iterator[Figure]:
+    """What is said of one generation. On a CPU, where other programs take turns with this
+    one, also by CPU second."""
+    import mlx.core as mx
+
+    context, after = filled + length, f" after {filled:,} filled" if filled else ""
+    spans = [("prefill", length, prefill)] if length > 1 else []
+    for name, tokens, span in (*spans, ("decode", new - 1, decode)):
+        yield Figure(f"{name}{after}", "tok/s", tokens / span.wall, context)
+        if on_cpu():
+            yield Figure(f"{name}{after}, by CPU second", "tok/s", tokens / span.cpu, context)
+    yield Figure(f"MLX's peak{after}", "bytes", mx.get_peak_memory(), context)
+
+
+def on_cpu() -> bool:
+    """Whether MLX computes on the CPU."""
+    import mlx.core as mx
+
+    return bool(mx.default_device().type == mx.DeviceType.cpu)
 
 
 def _picture(subject: Subject, config: ModelConfig, tiles: int) -> Iterator[Figure]:
-    """Seconds to encode random tiles, the second time, and MLX's peak of memory."""
+    """What it takes to encode random tiles, the second time, and MLX's peak of memory."""
     import mlx.core as mx
 
     pixels = random_tiles(config, tiles)
-    seconds = 0.0
+    span = Span(0, 0)
     for _ in range(2):  # the first one compiles kernels
         mx.clear_cache()
         mx.reset_peak_memory()
-        started = perf_counter()
+        started = _now()
         mx.eval(subject.encode(pixels))
-        seconds = perf_counter() - started
-    yield Figure("picture", "s", seconds, tiles)
-    yield Figure("MLX's peak, picture", "bytes", mx.get_peak_memory(), tiles)
+        span = _since(started)
+    yield Figure("picture, tiles", "s", span.wall, tiles)
+    if on_cpu():
+        yield Figure("picture, CPU seconds, tiles", "s", span.cpu, tiles)
+    yield Figure("MLX's peak, tiles", "bytes", mx.get_peak_memory(), tiles)
 
 
 def random_tiles(config: ModelConfig, tiles: int) -> "mx.array":
