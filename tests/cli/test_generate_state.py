@@ -94,7 +94,7 @@ def test_a_quantised_cache(maverick_mini: Path, capsys: pytest.CaptureFixture[st
     )
     assert usual[:4] == eight[:4]
     assert later == usual
-    code, said = refused(capsys, maverick_mini, "-p", "x", "--quantized-kv-start", "9")
+    code, _ = refused(capsys, maverick_mini, "-p", "x", "--quantized-kv-start", "9")
     assert code == 2
 
 
