@@ -17,7 +17,7 @@ _HOME = {
     "Sampling": "sampling",
     "KVOptions": "kv",
     "JsonSchema": "grammar",
-    "ToolCall": "tools",
+    "ToolCall": "tool_call",
     "Prefill": "events",
     "Token": "events",
     "Likely": "events",
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from .sampling import Sampling as Sampling
     from .session import Session as Session
     from .stream import Stream as Stream
-    from .tools import ToolCall as ToolCall
+    from .tool_call import ToolCall as ToolCall
 
 
 def __getattr__(name: str) -> Any:

@@ -168,7 +168,8 @@ def _prefill(
         first, last = int(patches[start]), int(patches[end])
         rows = features.between(first, last) if features and last > first else None
         x = model.embed(mx.array(rest[None, start:end]), rows)
-        hidden = model.text(x, cache, pause if end - start >= PAUSE_FROM else None)
+        pausing = pause if end - start >= PAUSE_FROM else None
+        hidden = model.text(x, cache, last=True, pause=pausing)
         mx.eval(hidden)
         yield hidden
 

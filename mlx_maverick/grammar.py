@@ -97,7 +97,7 @@ class Constraint:
             bits = np.unpackbits(self._bits.view(np.uint8), bitorder="little")[:size]
             allowed[: len(bits)] = bits
         # llguidance knows one of them.
-        allowed[[id for id in self._stop_ids if id < size]] = self._complete
+        allowed[[id for id in self._stop_ids if 0 <= id < size]] = self._complete
         if not allowed.any():
             raise UsageError("the JSON schema asks for text that this tokenizer cannot write")
         return mx.where(mx.array(allowed)[None], logits, -float("inf"))

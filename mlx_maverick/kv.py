@@ -214,6 +214,16 @@ def dequantised_bytes(
     return head * heads_at_once(text.num_key_value_heads, head)
 
 
+def copied_bytes(
+    text: TextConfig, context: int, element_bytes: int = 2, options: KVOptions = DENSE
+) -> int:
+    """Bytes of the largest layer: what may be there twice, while it grows or rotates or is
+    quantised. One layer at a time is."""
+    bits = options.bits if options.packed(context) and not options.start else None
+    tokens = max(_held(capacity(context, context), text, options), default=0)
+    return tokens * row_bytes(text, element_bytes, bits)
+
+
 def heads_at_once(heads: int, head_bytes: int) -> int:
     """Of `heads`, how many to dequantise at once if each then takes `head_bytes`."""
     return min(heads, max(1, DEQUANTISED_BYTES // max(1, head_bytes)))

@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING
 from . import pressure
 from .config import ModelConfig, VisionConfig
 from .errors import DoesNotFit, UsageError
-from .kv import DENSE, KV_BITS, KV_STEP, KVOptions, dequantised_bytes, kv_bytes
+from .kv import (
+    DENSE,
+    KV_BITS,
+    KV_STEP,
+    KVOptions,
+    copied_bytes,
+    dequantised_bytes,
+    kv_bytes,
+)
 from .pressure import Pressure, Reading, read
 from .units import gb
 
@@ -45,11 +53,12 @@ ACTIVATION_BYTES = 4
 
 
 def working_bytes(
-    config: ModelConfig, prefill_step: int = PREFILL_STEP, dequantised: int = 0
+    config: ModelConfig, prefill_step: int = PREFILL_STEP, dequantised: int = 0, copied: int = 0
 ) -> int:
     """Room for the activations of a prefill step of that many tokens, or of one picture.
 
     `dequantised`: what a layer with a quantised KV cache has of it as values at once.
+    `copied`: what a layer of the cache takes, which is there twice when it grows.
 
     An upper estimate, not a measurement. Text: for each token, per live layer, four hidden
     states, q, k and v before and after rotary, and gate, up and their product of the wider
@@ -65,7 +74,7 @@ def working_bytes(
     token = 4 * text.hidden_size + 3 * projected + max(dense, moe)
     prefill = prefill_step * token * LIVE_LAYERS * ACTIVATION_BYTES + text.vocab_size * 4
     prefill += dequantised * LIVE_LAYERS
-    return max(prefill, _picture_bytes(config.vision) if config.vision else 0)
+    return max(prefill, copied, _picture_bytes(config.vision) if config.vision else 0)
 
 
 def _picture_bytes(vision: VisionConfig) -> int:
@@ -106,9 +115,10 @@ class Budget:
         """The budget of `weights` bytes at `context` tokens. Raises UsageError for options that
         the model does not allow."""
         options.check(config.text)
-        kv = kv_bytes(config.text, context, element_bytes, options)
-        dequantised = dequantised_bytes(config.text, context, element_bytes, options)
-        working = working_bytes(config, prefill_step, dequantised)
+        shape = (config.text, context, element_bytes, options)
+        kv = kv_bytes(*shape)
+        dequantised, copied = dequantised_bytes(*shape), copied_bytes(*shape)
+        working = working_bytes(config, prefill_step, dequantised, copied)
         return Budget(config, context, weights, kv, working, element_bytes, options, prefill_step)
 
     def changed(self, context: int | None = None, options: KVOptions | None = None) -> "Budget":

@@ -6,7 +6,7 @@ values repeat after some millions, which no converter or engine can make use of.
 
 import json
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from math import prod
 from pathlib import Path
 
@@ -21,22 +21,39 @@ REPEATED = 1 << 22  # random values
 SPREAD = 0.02  # standard deviation, as models are initialised
 SPECIAL = ("<|begin_of_text|>", "<|end_of_text|>", "<|eom|>", "<|eot|>", "<|patch|>")
 VOCABULARY = 2048
+# Keys of the published vision section that decide no shape, and that mlx-vlm insists on.
+VISION = {
+    "model_type": "llama4_vision_model", "initializer_range": 0.02, "projector_dropout": 0.0,
+    "vision_feature_layer": -1, "vision_feature_select_strategy": "default",
+}  # fmt: skip
 
 
-def write(folder: Path, layers: int = 2, experts: int = 8, seed: int = 0, **changes: object) -> int:
-    """Write a checkpoint without vision into the empty `folder`; the number of its weights.
+def write(
+    folder: Path,
+    layers: int = 2,
+    experts: int = 8,
+    seed: int = 0,
+    vision: Mapping[str, object] | None = None,
+    **changes: object,
+) -> int:
+    """Write a checkpoint into the empty `folder`; the number of its weights.
 
-    `changes` are keys of the text section of config.json.
+    `changes` are keys of the text section of config.json, `vision` those of the tower's (None:
+    no tower).
     """
-    published_text = MODELS["maverick"].raw["text_config"]
-    text_config = published_text | {
+    published_model = MODELS["maverick"].raw
+    text_config = published_model["text_config"] | {
         "num_hidden_layers": layers, "num_local_experts": experts, "vocab_size": VOCABULARY,
         **changes,
     }  # fmt: skip
+    vocabulary = int(text_config["vocab_size"])
     raw = {"model_type": "llama4", "text_config": text_config}
+    if vision is not None:
+        raw["vision_config"] = VISION | published_model["vision_config"] | vision
+        raw["image_token_index"] = vocabulary - len(SPECIAL) + SPECIAL.index("<|patch|>")
     shapes = published.shapes(ModelConfig.from_dict(raw))
     (folder / "config.json").write_text(json.dumps(raw, indent=2))
-    _tokenizer(folder)
+    _tokenizer(folder, vocabulary)
     header: dict[str, object] = {}
     offset = 0
     for name, shape in shapes.items():
@@ -69,9 +86,9 @@ def _values(block: NDArray[np.uint16], count: int, number: int) -> Iterator[NDAr
         count, start = count - part.size, 0
 
 
-def _tokenizer(folder: Path) -> None:
-    """One token for each word `w0`, `w1`, ..., and the special ones."""
-    words = [f"w{i}" for i in range(VOCABULARY - len(SPECIAL))]
+def _tokenizer(folder: Path, vocabulary: int) -> None:
+    """One token for each word `w0`, `w1`, ..., and the special ones last."""
+    words = [f"w{i}" for i in range(vocabulary - len(SPECIAL))]
     special = [
         {
             "id": len(words) + i, "content": text, "special": True, "single_word": False,

@@ -34,7 +34,7 @@ _JSON_CALL = re.compile(
     r'\s*"(?:parameters|arguments)"\s*:'
 )
 _KEYWORD_CALL = re.compile(rf"\[\s*{_NAME}\s*\(\s*(?:\)|\w+\s*=(?!=))")
-_LINK = re.compile(r"\[[^\]\n]*+\]\(")
+_LINK = re.compile(r"\[[^\]\n]{0,300}+\]\(")
 _BARE_CALL = re.compile(rf"{_NAME}\s*\(\s*(?:\)|\w+\s*=(?!=)|[\"'*])")
 # What may follow calls that stand at the end of a line, and calls without brackets.
 _END = re.compile(r"[ \t]*+[;,]?[ \t]*+(?:\r?\n|\Z|[\[{]|<function=|<\|python_end\|>)")

@@ -184,11 +184,11 @@ def test_a_mask_changes_only_what_is_forbidden(prompt: Prompt, dtype: mx.Dtype) 
 
 def test_stop_ids_that_are_ordinary_tokens_or_none_at_all(copy: Path) -> None:
     """Older generation_configs name odd ids: an ordinary token that stops a reply cannot be
-    inside an answer, and one beyond the vocabulary does not matter."""
+    inside an answer, and one outside the vocabulary does not matter."""
     [seven] = Prompt.from_folder(copy).tokenizer.encode("7", add_special_tokens=False)
-    (copy / "generation_config.json").write_text(json.dumps({"eos_token_id": [seven, 10**6]}))
+    (copy / "generation_config.json").write_text(json.dumps({"eos_token_id": [seven, 10**6, -1]}))
     prompt = Prompt.from_folder(copy)
-    assert {seven, 10**6} < prompt.stop_ids
+    assert {seven, 10**6, -1} < prompt.stop_ids
     schema = JsonSchema.parse({"type": "integer", "minimum": 0, "maximum": 99})
     for _ in range(20):
         ids = sampled(constraint(schema, prompt), prompt, 1.0)

@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from mlx_maverick import memory
 from mlx_maverick.config import ModelConfig
 from mlx_maverick.convert import recipe as recipes
 from mlx_maverick.convert.recipe import Recipe
-from mlx_maverick.errors import DoesNotFit
+from mlx_maverick.errors import DoesNotFit, UsageError
+from mlx_maverick.kv import KVOptions
 from mlx_maverick.memory import Budget, check, kv_bytes, longest_context, recipe_bytes
 from mlx_maverick.model import load_model
 
@@ -76,10 +78,12 @@ def test_kv_cache_of_maverick(maverick: ModelConfig, context: int, gib: float) -
 
 def test_a_quantised_kv_cache_has_a_scale_and_a_bias_for_each_group(maverick: ModelConfig) -> None:
     whole = kv_bytes(maverick.text, 32768)
-    assert kv_bytes(maverick.text, 32768, bits=8) == whole * (8 + 32 / 64) / 16
-    assert kv_bytes(maverick.text, 32768, bits=4) == whole * (4 + 32 / 64) / 16
-    budget = Budget.of(maverick, 0, 32768, kv_bits=4)
+    for bits in (8, 4):
+        options = KVOptions(bits)
+        assert kv_bytes(maverick.text, 32768, options=options) == whole * (bits + 0.5) / 16
+    budget = Budget.of(maverick, 0, 32768, options=KVOptions(4))
     assert longest_context(budget, budget.total) == 32768
+    assert longest_context(budget, budget.total - 1) < 32768
     assert longest_context(Budget.of(maverick, 0, 32768), budget.total) < 32768
 
 
@@ -108,7 +112,9 @@ def test_working_room_grows_with_the_step_and_holds_a_picture(maverick: ModelCon
     assert sizes[0] > 17 * 16 * 577**2 * 4  # one picture's attention scores
     assert 2 * GB < sizes[2] < 5 * GB
     text_only = ModelConfig.from_dict({**MAVERICK["text_config"], "model_type": "llama4_text"})  # type: ignore[dict-item]
-    assert memory.working_bytes(text_only, 1) < 10**7
+    step = memory.working_bytes(text_only, 2048)
+    assert memory.working_bytes(text_only, 1) < 10**7 < step
+    assert memory.working_bytes(text_only, 2048, GIB) == step + 2 * GIB  # of two layers
 
 
 # The table of sizes in decimal GB that the published shapes give.
@@ -168,6 +174,49 @@ def test_refusal_has_the_numbers_and_the_context_that_fits(maverick: ModelConfig
     check(Budget.of(maverick, budget.weights, context), 240 * GB, "model")
     with pytest.raises(DoesNotFit):
         check(Budget.of(maverick, budget.weights, context + 256), 240 * GB, "model", 0)
+
+
+def test_refusal_names_the_bits_of_the_kv_cache_that_fit(maverick: ModelConfig) -> None:
+    """Before a smaller recipe: the most bits that do."""
+    budget = Budget.of(maverick, 230_700_000_000, 1048576)
+    eight, four = (budget.changed(options=KVOptions(bits)) for bits in (8, 4))
+    assert four.total < eight.total < budget.total
+    for limit, said in [(eight.total, "8"), (eight.total - 1, "4"), (four.total, "4")]:
+        assert f", or use --kv-bits {said}" in refusal(budget, limit, 0)
+    assert "--kv-bits" not in refusal(budget, four.total - 1, 0)
+    assert "use --kv-bits 4" in refusal(eight, four.total, 0)
+    assert "--kv-bits" not in refusal(four, four.total - 1, 0)
+
+
+def test_what_a_kv_cache_needs_beside_itself(maverick: ModelConfig) -> None:
+    """A prefill step dequantises a head of a long cache at once, which is 512 MiB of a million
+    tokens; a bounded cache has less. One layer at a time is copied when it grows."""
+    text = replace(maverick, vision=None)  # pictures need more than a step does
+    step = memory.working_bytes(text)
+    plain, bits, bounded, short = (
+        Budget.of(text, 0, context, options=options)
+        for context, options in (
+            (1048576, KVOptions()),
+            (1048576, KVOptions(4)),
+            (1048576, KVOptions(4, max_size=16384)),
+            (32768, KVOptions()),
+        )
+    )
+    assert bits.working == step + 2 * 512 * 2**20
+    assert bounded.working == step + 2 * 64 * 2**20
+    assert short.working == step
+    assert plain.working == 2**20 * 4096 > step  # the copy when a layer grows, step or not
+    assert bounded.kv < plain.kv / 60
+    with pytest.raises(UsageError, match="heads of 88"):
+        odd = replace(maverick, text=replace(maverick.text, head_dim=88))
+        Budget.of(odd, 0, 32768, options=KVOptions(4))
+
+
+def test_models_that_cannot_be_quantised_are_not_told_to(maverick: ModelConfig) -> None:
+    odd = replace(maverick, text=replace(maverick.text, head_dim=88))
+    text = refusal(Budget.of(odd, 200 * GB, 1048576), 220 * GB, 0)
+    assert "--kv-bits" not in text
+    assert "--context" in text
 
 
 def test_refusal_names_the_limit_to_raise(e4r6: Budget) -> None:

@@ -14,6 +14,7 @@ from mlx_maverick.convert.outputs import outputs
 from mlx_maverick.convert.published import shapes
 from mlx_maverick.convert.recipe import OFFERED, Recipe
 from mlx_maverick.errors import DoesNotFit, UsageError
+from mlx_maverick.kv import KVOptions
 from mlx_maverick.macs import GIB, Machine, mac
 from mlx_maverick.memory import Budget
 from mlx_maverick.model import load_model
@@ -114,7 +115,7 @@ def test_bytes_read_are_those_of_the_network(mini: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize(("bits", "share"), [(None, 1.0), (8, 8.5 / 16), (4, 4.5 / 16)])
 def test_quantised_caches_are_smaller(bits: int | None, share: float) -> None:
     whole = sizing.size(MAVERICK, OFFERED[0], 131072).budget.kv
-    size = sizing.size(MAVERICK, OFFERED[0], 131072, kv_bits=bits)
+    size = sizing.size(MAVERICK, OFFERED[0], 131072, KVOptions(bits))
     assert size.budget.kv == whole * share
 
 
@@ -168,12 +169,18 @@ def test_context_and_cache_bits_decide_as_well() -> None:
     """At a million tokens the cache takes 52.7 GB, or 14.8 with 4 bits."""
     machine = mac(256 * GIB)
     assert choose(MAVERICK, machine, 1048576).recipe.name == "e3r6"
-    assert choose(MAVERICK, machine, 1048576, kv_bits=4).recipe.name == "e4r4"
+    assert choose(MAVERICK, machine, 1048576, KVOptions(4)).recipe.name == "e4r4"
+    bounded = KVOptions(max_size=8192)
+    assert choose(MAVERICK, machine, 1048576, bounded).recipe.name == "e4r8"
+    assert choose(MAVERICK, machine, 1048576, bounded).verdict is Verdict.FITS
     small = mac(128 * GIB)
     with pytest.raises(DoesNotFit, match="use --context ") as error:
         choose(MAVERICK, small, 1048576)
     context = int(str(error.value).split("--context ")[1].split(",")[0])
     assert choose(MAVERICK, small, context).recipe.name == "e2g128r4"
+    with pytest.raises(DoesNotFit, match=", or use --kv-bits 8"):
+        choose(MAVERICK, small, context + 256)
+    assert choose(MAVERICK, small, context + 256, KVOptions(8)).recipe.name == "e2g128r4"
     with pytest.raises(DoesNotFit):
         choose(MAVERICK, small, context + 256)
 

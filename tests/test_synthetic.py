@@ -8,6 +8,7 @@ from mlx_maverick import synthetic
 from mlx_maverick.checkpoint import Checkpoint
 from mlx_maverick.config import ModelConfig
 from mlx_maverick.convert import published
+from mlx_maverick.prompt import Prompt
 from mlx_maverick.published_models import MODELS
 
 SMALL = {
@@ -28,6 +29,20 @@ def test_it_is_a_published_checkpoint(tmp_path: Path) -> None:
     lm_head = values["language_model.lm_head.weight"]
     embed = values["language_model.model.embed_tokens.weight"]
     assert not mx.array_equal(lm_head, embed).item()
+
+
+def test_a_vision_tower_and_any_vocabulary(tmp_path: Path) -> None:
+    tower = {"hidden_size": 88, "num_attention_heads": 1, "intermediate_size": 352}
+    tower |= {"num_hidden_layers": 2, "projector_input_dim": 64, "projector_output_dim": 64}
+    tower |= {"vision_output_dim": 64}
+    synthetic.write(tmp_path, experts=2, vision=tower, vocab_size=300, **SMALL)
+    config, checkpoint = ModelConfig.from_folder(tmp_path), Checkpoint.open(tmp_path)
+    assert {n: t.shape for n, t in checkpoint.tensors.items()} == published.shapes(config)
+    assert config.vision is not None
+    assert config.vision.num_hidden_layers == 2
+    prompt = Prompt.from_folder(tmp_path)
+    assert prompt.special["<|patch|>"] == config.patch_token_id == 299
+    assert prompt.count_tokens("w5 w6") == 2
 
 
 def test_the_same_seed_gives_the_same_weights(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_the_text_ends_before_the_first_stop_string(text: str, stop: list[str]) 
 def test_real_tokens_give_the_text_back(prompt: Prompt, text: str) -> None:
     """Also characters of several tokens, without half of one ever appearing, and a space at
     the beginning. (mlx-lm 0.32's detokenizer writes the byte 0 as another character.)"""
-    ids = prompt._plain(text)
+    ids = prompt.plain_ids(text)
     stream = TextStream(prompt.detokenizer())
     out = [stream.add(id) for id in ids]
     assert "".join([*out, stream.finish()]) == prompt.tokenizer.decode(ids)
@@ -79,7 +79,7 @@ def test_real_tokens_give_the_text_back(prompt: Prompt, text: str) -> None:
 
 
 def test_an_unfinished_character_appears_at_the_end(prompt: Prompt) -> None:
-    ids = prompt._plain("🙂")
+    ids = prompt.plain_ids("🙂")
     assert len(ids) > 1
     stream = TextStream(prompt.detokenizer())
     assert [stream.add(id) for id in ids[:-1]] == [""] * (len(ids) - 1)

@@ -1,13 +1,13 @@
 """`mlx-maverick bench`: load time, prefill and decode speed, memory, picture encoding time.
 
-Knows nothing of converting; `bench_convert` does.
+Knows nothing of converting (`bench_convert` does) or of other programs (`bench_against`).
 """
 
 import argparse
 import json
 import random
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING
 from ..errors import UsageError
 from ..events import Finished
 from ..units import gb
-from . import bench_convert, options
-from .machine import machine
+from . import bench_against, bench_convert, bench_synthetic, options
+from .bench_subject import random_tiles
+from .machine import aligned, machine
 from .terminal import StatusLine
 
 if TYPE_CHECKING:
-    import mlx.core as mx
-
     from ..maverick import Maverick
+
+TILES = 13  # of a 4:3 picture that fills 12 of them, and the global one
 
 
 @dataclass(frozen=True)
@@ -42,15 +43,27 @@ class Result:
     runs: int
     machine: dict[str, str]
 
+    def table(self) -> Iterator[str]:
+        rows = [
+            ("model", f"{self.model}, {gb(self.weights)} in memory"),
+            ("load", f"{self.load_seconds:.2f} s"),
+            ("prefill", f"{self.prefill_tps:,.1f} tok/s ({self.prompt_tokens} tokens)"),
+            ("decode", f"{self.decode_tps:,.1f} tok/s ({self.new_tokens} tokens)"),
+            ("peak memory", gb(self.peak_memory)),
+        ]
+        if self.picture_seconds is not None:
+            rows.append(("picture", f"{self.picture_seconds:.3f} s ({self.picture_tiles} tiles)"))
+        return aligned(dict(rows) | self.machine)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_model(parser, context="as many as the run takes")
     parser.add_argument(
         "--prompt-tokens",
-        type=options.whole(1),
-        default=512,
-        metavar="N",
-        help="default: %(default)s",
+        type=options.wholes(1),
+        default=[512],
+        metavar="N[,N]",
+        help="lengths of the prompts (default: 512); more than one with --against",
     )
     parser.add_argument(
         "--new-tokens", type=options.whole(2), default=128, metavar="N", help="default: %(default)s"
@@ -62,33 +75,52 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="measured runs, after one that warms up (default: %(default)s)",
     )
+    parser.add_argument(
+        "--tiles",
+        type=options.whole(1),
+        default=TILES,
+        metavar="N",
+        help="of the picture (default: %(default)s, a large 4:3 one)",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    bench_against.add_arguments(parser)
+    bench_synthetic.add_arguments(parser)
     bench_convert.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     if args.convert is not None:
         return bench_convert.run(args)
-    if args.against:
-        raise UsageError("--against is about --convert so far; give both")
-    model_name = options.required_model(args)
-    needed = args.prompt_tokens + args.new_tokens
+    if args.model and args.synthetic is not None:
+        raise UsageError("--synthetic makes the model; leave out --model")
+    if args.synthetic is None:
+        options.required_model(args)
+    more = args.filled or args.filled_prompt or args.float32 or len(args.prompt_tokens) > 1
+    if args.against is None and more:
+        raise UsageError("--filled, --float32 and several --prompt-tokens need --against")
+    status = StatusLine()
+    try:
+        with bench_synthetic.folder(args, status.show) as model:
+            measured = bench_against.run if args.against else alone
+            result = measured(args, model, status.show)
+    finally:
+        status.clear()
+    print(json.dumps(asdict(result)) if args.json else "\n".join(result.table()))
+    return 0
+
+
+def alone(args: argparse.Namespace, model_name: str, report: Callable[[str], None]) -> Result:
+    """Load the model once, here, and measure it. Raises UsageError for a short context."""
+    needed = args.prompt_tokens[0] + args.new_tokens
     context = args.context or needed
     if context < needed:
         raise UsageError(f"--context {context} is too short for {needed} tokens in all")
-    status = StatusLine()
-    try:
-        from ..maverick import load
+    from ..loading import load
 
-        status.show(f"loading {model_name}")
-        started = perf_counter()
-        model = load(model_name, context=context)
-        load_seconds = perf_counter() - started
-        result = measure(model, args, load_seconds, status.show)
-    finally:
-        status.clear()
-    print(json.dumps(asdict(result)) if args.json else table(result))
-    return 0
+    report(f"loading {model_name}")
+    started = perf_counter()
+    model = load(model_name, context=context)
+    return measure(model, args, perf_counter() - started, report)
 
 
 def measure(
@@ -104,11 +136,11 @@ def measure(
     plain = [
         i for i in range(model.config.text.vocab_size) if i not in model.prompt.special.values()
     ]
-    ids = random.Random(0).choices(plain, k=args.prompt_tokens)
+    ids = random.Random(0).choices(plain, k=args.prompt_tokens[0])
     sampling = Sampling(max_tokens=args.new_tokens, seed=0)
     finished: list[Finished] = []
     pictures: list[float] = []
-    tiles = picture_pixels(model)
+    tiles = random_tiles(model.config, args.tiles) if model.vision else None
     for i in range(args.runs + 1):
         report(f"run {i} of {args.runs}" if i else "warming up")
         cache = model.model.make_cache()
@@ -125,7 +157,7 @@ def measure(
         model=model.name,
         weights=model.nbytes,
         load_seconds=load_seconds,
-        prompt_tokens=args.prompt_tokens,
+        prompt_tokens=args.prompt_tokens[0],
         prefill_tps=statistics.median(s.prefill_tps for s in stats),
         new_tokens=args.new_tokens,
         decode_tps=statistics.median(s.decode_tps for s in stats),
@@ -135,30 +167,3 @@ def measure(
         runs=args.runs,
         machine=machine(),
     )
-
-
-def picture_pixels(model: "Maverick") -> "mx.array | None":
-    """Tiles of a 4:3 picture that fills 12 of them, and the global one."""
-    vision = model.config.vision
-    if vision is None or model.model.vision is None:
-        return None
-    import mlx.core as mx
-
-    side = vision.image_size
-    mx.random.seed(0)
-    return mx.random.uniform(-1, 1, (13, vision.num_channels, side, side))
-
-
-def table(result: Result) -> str:
-    rows = [
-        ("model", f"{result.model}, {gb(result.weights)} in memory"),
-        ("load", f"{result.load_seconds:.2f} s"),
-        ("prefill", f"{result.prefill_tps:,.1f} tok/s ({result.prompt_tokens} tokens)"),
-        ("decode", f"{result.decode_tps:,.1f} tok/s ({result.new_tokens} tokens)"),
-        ("peak memory", gb(result.peak_memory)),
-    ]
-    if result.picture_seconds is not None:
-        rows.append(("picture", f"{result.picture_seconds:.3f} s ({result.picture_tiles} tiles)"))
-    rows += result.machine.items()
-    width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)

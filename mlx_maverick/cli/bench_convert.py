@@ -6,46 +6,31 @@ program's in turn, so that both meet the same machine.
 
 import argparse
 import json
-import os
 import shutil
 import statistics
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from time import perf_counter
 
 from ..checkpoint import Checkpoint
-from ..errors import MaverickError, UsageError
+from ..errors import UsageError
 from ..units import gb
-from .machine import machine
+from .bench_children import OURS, THEIRS, Child, in_turn, paired, run_child
+from .machine import aligned, machine
 from .terminal import StatusLine
 
 RECIPE = "e4r4"
-OURS, FAST, THEIRS = "mlx-maverick", "mlx-maverick --fast", "mlx-lm"
+FAST = f"{OURS} --fast"
+EXPERTS = 8  # of the random checkpoint
 
 
 @dataclass(frozen=True)
 class Run:
     """One conversion in a process of its own."""
 
-    seconds: float  # of the whole process
-    cpu_seconds: float  # user and system, all cores
-    memory: int  # peak resident, bytes
+    child: Child
     stages: dict[str, float]  # shares of the time; empty for other programs
-
-
-@dataclass
-class Program:
-    """Its measured runs."""
-
-    name: str
-    runs: list[Run] = field(default_factory=list)
-
-    def median(self, key: Callable[[Run], float]) -> float:
-        return statistics.median(map(key, self.runs))
 
 
 @dataclass(frozen=True)
@@ -71,21 +56,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="measure converting a local checkpoint instead; without SOURCE one of random "
         "weights, with Maverick's matrices, is made for the time of the run",
     )
-    group.add_argument(
-        "--against", choices=["mlx-lm"], help="run this program on the same checkpoint in turn"
-    )
-    group.add_argument(
-        "--experts",
-        type=int,
-        default=8,
-        metavar="N",
-        help="of the random checkpoint (default: %(default)s; 0.13 billion weights each)",
-    )
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.experts < 2:
-        raise UsageError("--experts must be at least 2")
+    """Raises UsageError for options that are about other measurements."""
+    if args.model or args.synthetic is not None:
+        raise UsageError("--convert takes its own SOURCE; leave out --model and --synthetic")
+    if args.against not in (None, THEIRS):
+        raise UsageError(f"{args.against} is no converter; --convert runs --against {THEIRS}")
+    experts = EXPERTS if args.experts is None else args.experts
     status = StatusLine()
     with tempfile.TemporaryDirectory(prefix="mlx-maverick-bench-") as folder:
         try:
@@ -95,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
 
                 status.show("writing a random checkpoint")
                 source.mkdir()
-                synthetic.write(source, experts=args.experts)
+                synthetic.write(source, experts=experts)
             results = measure(source, Path(folder), args, status.show)
         finally:
             status.clear()
@@ -113,17 +92,13 @@ def measure(
     """Convert `source` into `folder` with every program in turn, `args.runs` times after one
     that fills the system's file cache."""
     weights = sum(t.size for t in Checkpoint.open(source).tensors.values())
-    programs = [Program(FAST), Program(OURS)]
-    if args.against:
-        programs.insert(0, Program(THEIRS))
-    for i in range(args.runs + 1):
-        for program in programs:
-            report(
-                f"run {i} of {args.runs}: {program.name}" if i else f"warming up: {program.name}"
-            )
-            once = _once(program.name, source, folder / "out")
-            program.runs += [once] if i else []
-    return [_result(program, programs[0], weights) for program in programs]
+    programs = [*([THEIRS] if args.against else []), FAST, OURS]
+
+    def once(name: str) -> Run:
+        return _once(name, source, folder / "out")
+
+    measured = in_turn(programs, args.runs, once, once, report)
+    return [_result(name, runs, measured.get(THEIRS), weights) for name, runs in measured.items()]
 
 
 def _once(name: str, source: Path, out: Path) -> Run:
@@ -134,29 +109,11 @@ def _once(name: str, source: Path, out: Path) -> Run:
     else:
         words = ["mlx_maverick", "convert", str(source), "--out", str(out), "--recipe", RECIPE]
         words += ["--json", *(["--fast"] if name == FAST else [])]
-    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
-        start = perf_counter()
-        child = subprocess.Popen(
-            [sys.executable, "-m", *words], stdin=subprocess.DEVNULL, stdout=output, stderr=errors
-        )
-        try:
-            _, status, usage = os.wait4(child.pid, 0)  # usage of this child alone
-        except BaseException:
-            child.terminate()
-            child.wait()
-            raise
-        child.returncode = os.waitstatus_to_exitcode(status)
-        seconds = perf_counter() - start
-        if child.returncode:
-            errors.seek(0)
-            last = (errors.read().strip().splitlines() or ["no word"])[-1]
-            raise MaverickError(f"{name} failed on {source}: {last}")
-        output.seek(0)
-        lines = output.read().splitlines()
+    child = run_child(words, f"{name} failed on {source}")
     shutil.rmtree(out)
-    stages = {} if name == THEIRS else _shares(json.loads(lines[-1]), seconds)
-    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, see man 2 getrusage
-    return Run(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * unit, stages)
+    if name == THEIRS:
+        return Run(child, {})
+    return Run(child, _shares(json.loads(child.output.splitlines()[-1]), child.seconds))
 
 
 def _shares(converted: dict[str, dict[str, float]], seconds: float) -> dict[str, float]:
@@ -164,22 +121,23 @@ def _shares(converted: dict[str, dict[str, float]], seconds: float) -> dict[str,
     return {name: spent / seconds for name, spent in converted["stages"].items()}
 
 
-def _result(program: Program, first: Program, weights: int) -> Result:
+def _result(name: str, runs: list[Run], theirs: list[Run] | None, weights: int) -> Result:
+    def median(key: Callable[[Child], float]) -> float:
+        return statistics.median(key(run.child) for run in runs)
+
     ratio = None
-    if first.name == THEIRS:
-        pairs = zip(first.runs, program.runs, strict=True)
-        ratio = statistics.median(a.cpu_seconds / b.cpu_seconds for a, b in pairs)
-    seconds = program.median(lambda run: run.seconds)
+    if theirs is not None:
+        ratio = paired([r.child.cpu_seconds for r in theirs], [r.child.cpu_seconds for r in runs])
+    seconds = median(lambda child: child.seconds)
     return Result(
-        name=program.name,
+        name=name,
         seconds=seconds,
         weights_per_second=weights / seconds,
-        weights_per_cpu_second=weights / program.median(lambda run: run.cpu_seconds),
-        memory=int(program.median(lambda run: run.memory)),
+        weights_per_cpu_second=weights / median(lambda child: child.cpu_seconds),
+        memory=int(median(lambda child: child.memory)),
         ratio=ratio,
         stages={
-            name: statistics.median(run.stages[name] for run in program.runs)
-            for name in program.runs[0].stages
+            stage: statistics.median(run.stages[stage] for run in runs) for stage in runs[0].stages
         },
     )
 
@@ -196,6 +154,4 @@ def table(results: list[Result], facts: dict[str, str]) -> Iterator[str]:
             for name, share in r.stages.items():
                 yield f"  {name.replace('_', ' '):<22}{share:>6.1%}"
     yield ""
-    width = max(map(len, facts))
-    for name, value in facts.items():
-        yield f"{name:<{width}}  {value}"
+    yield from aligned(facts)

@@ -4,6 +4,7 @@ Knows nothing of what is measured.
 """
 
 import platform
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 
 from .. import pressure
@@ -26,3 +27,9 @@ def machine() -> dict[str, str]:
         "python": platform.python_version(),
         **{name: version(name) for name in PACKAGES},
     }
+
+
+def aligned(facts: Mapping[str, str]) -> Iterator[str]:
+    """A line for each fact, name and value in columns."""
+    width = max(map(len, facts))
+    return (f"{name:<{width}}  {value}" for name, value in facts.items())

@@ -25,6 +25,17 @@ def whole(least: int) -> Callable[[str], int]:
     return parse
 
 
+def wholes(least: int) -> Callable[[str], list[int]]:
+    """An argparse type: such numbers, separated by commas."""
+    one = whole(least)
+
+    def parse(text: str) -> list[int]:
+        return [one(part) for part in text.split(",")]
+
+    parse.__name__ = "list of whole numbers"
+    return parse
+
+
 def add_model(parser: argparse.ArgumentParser, context: str = f"{DEFAULT_CONTEXT}") -> None:
     """`context` says in words what the default is."""
     parser.add_argument(

@@ -32,12 +32,15 @@ def _fused(q: mx.array, keys: mx.array, values: mx.array, scale: float) -> mx.ar
 def _one(q: mx.array, keys: Packed, values: Packed, scale: float) -> mx.array:
     """One token: decoding reads the cache once, and reads codes."""
     batch, heads, length, dim = q.shape
-    group, bits = keys.group_size, keys.bits
-    # All queries of a key head together: nothing of the cache is repeated.
-    rows = (q * scale).reshape(batch, keys.codes.shape[1], -1, dim)
-    k, v = ((p.codes, p.scales, p.biases) for p in (keys, values))
-    scores = mx.quantized_matmul(rows, *k, group_size=group, bits=bits)
-    shares = mx.softmax(scores, axis=-1, precise=True)
+    group, bits, wide = keys.group_size, keys.bits, mx.float32
+    # All queries of a key head together: nothing of the cache is repeated. Scores are float32,
+    # as in the fused kernel: rounded to bf16 a score of 10 is off by up to 0.03, and so is its
+    # share. That costs a cast of the keys' scales, which are a ninth of them at most.
+    rows = (q.astype(wide) * scale).reshape(batch, keys.codes.shape[1], -1, dim)
+    scales, biases = keys.scales.astype(wide), keys.biases.astype(wide)
+    scores = mx.quantized_matmul(rows, keys.codes, scales, biases, group_size=group, bits=bits)
+    shares = mx.softmax(scores, axis=-1).astype(q.dtype)
+    v = (values.codes, values.scales, values.biases)
     out = mx.quantized_matmul(shares, *v, transpose=False, group_size=group, bits=bits)
     return out.reshape(batch, heads, length, dim)
 

@@ -52,25 +52,28 @@ class Attention:
         )
         self.o_proj: Linear = weights.linear("o_proj", config.hidden_size, q, bias=bias)
 
-    def __call__(self, x: mx.array, cache: Cache, position: int, in_chunk: int) -> mx.array:
-        """[B, L, hidden] at `position` overall, `in_chunk` of its chunk -> [B, L, hidden]"""
+    def __call__(
+        self, x: mx.array, cache: Cache, position: int, in_chunk: int, last: bool = False
+    ) -> mx.array:
+        """[B, L, hidden] at `position` overall, `in_chunk` of its chunk -> [B, L, hidden], or
+        [B, 1, hidden] where only the `last` position is asked for."""
         batch, length, _ = x.shape
-        q, k, v = self.qkv(x)
-        q = q.reshape(batch, length, self.heads, self.head_dim).swapaxes(1, 2)
-        k = k.reshape(batch, length, self.kv_heads, self.head_dim).swapaxes(1, 2)
-        v = v.reshape(batch, length, self.kv_heads, self.head_dim).swapaxes(1, 2)
+        # Queries and keys stay one array up to here: one rotation, one norm for both.
+        heads = self.qkv.whole(x).reshape(batch, length, -1, self.head_dim).swapaxes(1, 2)
+        both, v = heads[:, : -self.kv_heads], heads[:, -self.kv_heads :]
         if self.rotary:
             # Rotary attention depends on distances only, and a chunked layer never looks
             # outside its chunk: counting from the chunk's start gives the same attention,
             # and keeps angles small, where float32 is exact, at a million tokens too.
-            offset = in_chunk if self.chunked else position
-            q, k = self.rope(q, offset), self.rope(k, offset)
+            both = self.rope(both, in_chunk if self.chunked else position)
         if self.qk_norm:
-            q = mx.fast.rms_norm(q, None, self.eps)
-            k = mx.fast.rms_norm(k, None, self.eps)
-        if self.tuning:
+            both = mx.fast.rms_norm(both, None, self.eps)
+        q, k = both[:, : self.heads], both[:, self.heads :]
+        if self.tuning and position + length >= self.floor_scale:  # 1 before
             # Rounded once: the factor itself has no exact bf16.
             q = (q * self._temperature(position, length)).astype(q.dtype)
+        if last:
+            q, length = q[:, :, -1:], 1
         out = attend(q, *cache.update(self.layer, k, v), self.scale)
         return self.o_proj(out.swapaxes(1, 2).reshape(batch, length, -1))
 
@@ -133,9 +136,12 @@ class Layer:
             else MLP(inner, hidden, config.intermediate_size_mlp)
         )
 
-    def __call__(self, x: mx.array, cache: Cache, position: int, in_chunk: int) -> mx.array:
-        """[B, L, hidden] -> [B, L, hidden]"""
-        x = x + self.self_attn(self.input_layernorm(x), cache, position, in_chunk)
+    def __call__(
+        self, x: mx.array, cache: Cache, position: int, in_chunk: int, last: bool = False
+    ) -> mx.array:
+        """[B, L, hidden] -> [B, L, hidden], or [B, 1, hidden] if only the `last` is asked for."""
+        seen = self.self_attn(self.input_layernorm(x), cache, position, in_chunk, last)
+        x = (x[:, -1:] if last else x) + seen
         return x + self.feed_forward(self.post_attention_layernorm(x))
 
 
@@ -157,18 +163,25 @@ class TextModel:
         weights.settle()
 
     def __call__(
-        self, x: mx.array, cache: Cache, pause: Callable[[mx.array], None] | None = None
+        self,
+        x: mx.array,
+        cache: Cache,
+        last: bool = False,
+        pause: Callable[[mx.array], None] | None = None,
     ) -> mx.array:
         """One step that crosses no chunk boundary: [B, L, hidden] -> [B, L, hidden].
 
+        With `last` the states of the last position alone, [B, 1, hidden]: the cache is the
+        same, and the last layer computes its queries and its MLP for one token instead of L.
         `pause` is called with what each layer gives; if it raises, the step was not taken.
         """
-        position, in_chunk = cache.begin(x.shape[1])
+        length = x.shape[1]
+        position, in_chunk = cache.begin(length)
         for layer in self.layers:
-            x = layer(x, cache, position, in_chunk)
+            x = layer(x, cache, position, in_chunk, last and layer is self.layers[-1])
             if pause is not None:
                 pause(x)
-        cache.advance(x.shape[1])
+        cache.advance(length)
         return x
 
     def logits(self, x: mx.array) -> mx.array:

@@ -120,9 +120,9 @@ class Weights:
 
     def experts(self, path: str, count: int, out: int, inputs: int) -> ExpertLinear:
         """The projections [count, out, inputs] of all routed experts at `path`."""
-        matrix = self._matrix(path, (count, out, inputs))
-        self._keep(*matrix.arrays)
-        return ExpertLinear(matrix)
+        experts = ExpertLinear(self._matrix(path, (count, out, inputs)))
+        self._keep(*experts.matrix.arrays)
+        return experts
 
     def settle(self, *more: mx.array) -> None:
         """Read and compute everything taken since the last call."""

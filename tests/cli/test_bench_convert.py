@@ -39,8 +39,12 @@ def test_the_table(maverick_mini: Path, capsys: pytest.CaptureFixture[str]) -> N
 def test_errors(maverick_mini: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--convert", str(tmp_path)]) == 3
     assert main(["bench", "--convert", "--experts", "1"]) == 2
-    assert main(["bench", "--model", str(maverick_mini), "--against", "mlx-lm"]) == 2
-    assert "both" in capsys.readouterr().err
+    capsys.readouterr()
+    convert = ["bench", "--convert", str(maverick_mini)]
+    assert main([*convert, "--against", "mlx-vlm"]) == 2
+    assert "no converter" in capsys.readouterr().err
+    assert main([*convert, "--model", str(maverick_mini)]) == 2
+    assert "leave out --model" in capsys.readouterr().err
 
 
 def test_a_program_that_fails_is_named(

@@ -41,6 +41,16 @@ def test_the_recipe_for_a_mac(
     assert ("sudo sysctl iogpu.wired_limit_mb=" in said) == command
 
 
+def test_bits_of_the_kv_cache_count(full: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base = ["convert", str(full), "--target-memory", "256", "--context", "1048576"]
+    assert main(base) == 3
+    assert capsys.readouterr().err.startswith("e3r6 for a Mac with 256 GB")
+    assert main([*base, "--kv-bits", "4"]) == 3
+    said = capsys.readouterr().err
+    assert said.startswith("e4r4 for a Mac with 256 GB")
+    assert "to run it within that memory, give --kv-bits 4 there as well" in said
+
+
 @pytest.mark.parametrize("memory", ["64GB", "96GB"])
 def test_what_does_not_fit(full: Path, memory: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["convert", str(full), "--target-memory", memory]) == 4

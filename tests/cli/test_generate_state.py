@@ -8,6 +8,7 @@ import jsonschema
 import pytest
 
 from mlx_maverick import guard, replying
+from mlx_maverick.choosing import Chooser
 from mlx_maverick.cli.main import main
 from mlx_maverick.events import FinishReason
 from mlx_maverick.maverick import Maverick
@@ -203,10 +204,8 @@ def speak(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
         def accept(self, id: int) -> None:
             assert id == self._left.pop(0)
 
-    chooser = replying.Chooser
-
     def make(*args: Any, **kwargs: Any) -> Any:
-        return chooser(*args, **{**kwargs, "constraint": Says(PROMPT[0])})
+        return Chooser(*args, **{**kwargs, "constraint": Says(PROMPT[0])})
 
     monkeypatch.setattr(replying, "Chooser", make)
 

@@ -52,7 +52,6 @@ def test_what_fits_is_not_told_about_what_does_not(capsys: pytest.CaptureFixture
     assert "e8r8 427.5 GB 433.1 GB 41-48 fits" in text
     assert "streamed" not in text
     assert "sysctl" not in text
-    assert "KV cache yet" not in text
 
 
 @pytest.mark.parametrize("size", ["64GB", "96GB"])
@@ -69,7 +68,8 @@ def test_nothing_fits(size: str, capsys: pytest.CaptureFixture[str]) -> None:
 def test_json_has_everything_as_numbers(capsys: pytest.CaptureFixture[str]) -> None:
     said = as_json(capsys, "--memory", "256GB", "--context", "131072", "--kv-bits", "8")
     assert (said["model"], said["context"], said["kv_bits"]) == ("maverick", 131072, 8)
-    assert said["kv_bits_supported"] is said["streaming_supported"] is False
+    assert said["streaming_supported"] is False
+    assert said["max_kv_size"] is None
     machine = said["machine"]
     assert machine["memory"] == 256 * GIB
     assert machine["limit"] == pytest.approx(222.6 * GIB)
@@ -92,10 +92,15 @@ def test_json_has_everything_as_numbers(capsys: pytest.CaptureFixture[str]) -> N
     assert said["choice"]["convert"].endswith("--recipe e4r6")
 
 
-def test_what_this_version_cannot_do_is_said(capsys: pytest.CaptureFixture[str]) -> None:
-    lines = printed(capsys, "--memory", "256GB", "--kv-bits", "4")
-    assert "Note: the engine of this version does not quantise the KV cache yet." in lines
-    assert any("4-bit KV cache" in line for line in lines)
+def test_a_quantised_and_a_bounded_cache(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = printed(capsys, "--memory", "256GB", "--kv-bits", "4", "--max-kv-size", "8192")
+    # 48 layers of 8,192 tokens, each of 2 * 1,024 values of 4.5 bits.
+    assert "in memory: weights, 4-bit KV cache 453.0 MB, working room 2.7 GB" in lines
+    assert "layers that attend to everything hold at most 8,192 tokens of it" in lines
+    assert not any(line.startswith("Note") for line in lines)
+    said = as_json(capsys, "--memory", "256GB", "--kv-bits", "4", "--max-kv-size", "8192")
+    assert said["max_kv_size"] == 8192
+    assert {row["kv"] for row in said["recipes"]} == {48 * 8192 * 2048 * 9 // 16}
 
 
 def test_scout_and_folders(
@@ -166,6 +171,7 @@ def test_the_machine_this_runs_on(capsys: pytest.CaptureFixture[str]) -> None:
         (["--memory", "128GB", "--context", "1048577"], 2, "1 to 1048576"),
         (["--memory", "128GB", "--context", "0"], 2, "--context"),
         (["--memory", "128GB", "--kv-bits", "3"], 2, "--kv-bits"),
+        (["--memory", "128GB", "--max-kv-size", "15"], 2, "--max-kv-size: 15 is not at least 16"),
         (["--memory", "128GB", "--bandwidth", "0"], 2, "--bandwidth"),
         (["--memory", "128GB", "--recipe", "e7r4"], 2, "no 7-bit"),
         (["--memory", "128GB", "--set", "dense@1=6"], 2, "layer 1 has no dense"),

@@ -45,6 +45,19 @@ def test_projections_that_agree_are_one(quant: Quant | None) -> None:
         assert difference(part(x), out) <= 1e-5
 
 
+@pytest.mark.parametrize("bits", [4, 6])
+def test_all_projections_as_one_array(bits: int) -> None:
+    """Joined where they agree, and the same where they do not."""
+    parts = [
+        Linear(matrix((32, 128), Quant(64, 4))[0]),
+        Linear(matrix((64, 128), Quant(64, bits), 1)[0]),
+    ]
+    joined = JoinedLinear(parts, [32, 64])
+    x = mx.random.normal((1, 5, 128), key=mx.random.key(1))
+    wanted = mx.concatenate([part(x) for part in parts], axis=-1)
+    assert difference(joined.whole(x), wanted) <= 1e-5
+
+
 def test_projections_that_differ_stay_apart() -> None:
     parts = [
         Linear(matrix((32, 128), Quant(64, 4))[0]),
@@ -73,3 +86,18 @@ def test_each_row_goes_through_its_expert(quant: Quant | None, ordered: bool) ->
     out = ExpertLinear(stored)(x, experts.astype(mx.uint32), ordered)
     for row, expert in enumerate(experts.tolist()):
         assert difference(out[row], x[row] @ values[expert].T) <= 1e-3
+
+
+@pytest.mark.parametrize("kind", [Linear, ExpertLinear])
+def test_weights_that_are_not_quantised_are_held_once(kind: type[Linear | ExpertLinear]) -> None:
+    """Though laid out anew for a CPU."""
+    shape = (512, 1024) if kind is Linear else (4, 128, 1024)
+    stored = Matrix(mx.random.normal(shape))
+    mx.eval(stored.weight)
+    before, size = mx.get_active_memory(), stored.weight.nbytes
+    linear = kind(stored)
+    mx.eval(*linear.matrix.arrays)
+    del stored
+    rest = [mx.array([1, 0]), False] if kind is ExpertLinear else []
+    mx.eval(linear(mx.ones((2, 1, 1024)), *rest))
+    assert mx.get_active_memory() - before < size / 10

@@ -107,3 +107,15 @@ def test_attention_bias_is_used(maverick_mini: Path) -> None:
             )
     biased = Llama4(config, Weights.from_arrays(tensors, config, mx.float32))
     assert difference(biased(IDS), load_model(maverick_mini)(IDS)) > 0.01
+
+
+def test_the_last_position_alone(mini: Path) -> None:
+    """Its state, and a cache that goes on, are those of the whole step."""
+    model = load_model(mini)
+    whole, last = model.make_cache(), model.make_cache()
+    for ids in (IDS, IDS[:, :3], IDS[:, :1]):
+        x = model.text.embed_tokens(ids)
+        states, state = model.text(x, whole), model.text(x, last, last=True)
+        assert state.shape == (1, 1, states.shape[-1])
+        assert difference(states[:, -1:], state) <= 1e-5
+    assert last.length == whole.length

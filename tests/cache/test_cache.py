@@ -12,7 +12,7 @@ from mlx_maverick.config import ModelConfig
 from mlx_maverick.memory import kv_bytes
 from mlx_maverick.model import Llama4
 
-from .golden import Golden, difference
+from ..golden import Golden, difference
 
 CHUNK = 32
 LENGTH = 140

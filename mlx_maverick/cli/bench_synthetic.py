@@ -1,0 +1,194 @@
+"""A random-weight Llama 4 for benchmarks: its options, and the folder it is converted to.
+
+Knows nothing of what is measured.
+"""
+
+import argparse
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from .. import memory
+from ..config import ModelConfig
+from ..convert import published
+from ..errors import DoesNotFit, UsageError
+from ..published_models import MODELS
+from ..units import gb
+from .bench_children import run_child
+from .options import whole
+
+RECIPE = "e4r4"
+GROUP = 64  # columns that share a scale; every width is a multiple of it
+VISION_HEAD = 88  # Maverick's; the tower's width is a multiple of it
+SPECIAL = 64  # the least vocabulary: special tokens and a few words
+
+# What is asked for where an option is left out. Maverick has hidden 5120 and 48 layers.
+DEFAULTS = {
+    "hidden": 512, "layers": 8, "experts": 128, "chunk": 8192, "vocabulary": 202048,
+    "vision_layers": 0, "vision_hidden": 1408,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The sizes of one synthetic model; everything else is Maverick's, in proportion."""
+
+    text: dict[str, int]  # keys of the text section of config.json
+    vision: dict[str, int] | None
+
+    @property
+    def config(self) -> ModelConfig:
+        raw: dict[str, Any] = {"model_type": "llama4", "text_config": _published() | self.text}
+        if self.vision is not None:
+            raw["vision_config"] = MODELS["maverick"].raw["vision_config"] | self.vision
+        return ModelConfig.from_dict(raw)
+
+
+def _published() -> dict[str, Any]:
+    text: dict[str, Any] = MODELS["maverick"].raw["text_config"]
+    return text
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("a model of random weights")
+    group.add_argument(
+        "--synthetic",
+        nargs="?",
+        const="",
+        metavar="DIR",
+        help=f"make a Llama 4 of random weights, converted to {RECIPE}, instead of --model; "
+        "without DIR for the time of the run, in DIR it is kept and taken the next time",
+    )
+    names = {
+        "hidden": (GROUP, "width; heads and MLPs are in proportion to it"),
+        "experts": (2, "of every second layer; --convert makes 8 unless told otherwise"),
+        "layers": (4, "every second with experts, every fourth global"),
+        "inner": (GROUP, "width inside an expert, and half of it inside a dense MLP"),
+        "chunk": (1, "tokens of an attention chunk"),
+        "vocabulary": (SPECIAL, "tokens"),
+        "vision_layers": (0, "layers of the vision tower; 0: none"),
+        "vision_hidden": (VISION_HEAD, "width of the vision tower"),
+    }
+    for name, (least, what) in names.items():
+        default = DEFAULTS.get(name, "1.6 times the hidden width")
+        group.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=whole(least),
+            metavar="N",
+            help=f"{what} (default: {default})",
+        )
+
+
+def geometry(args: argparse.Namespace) -> Geometry:
+    """Raises UsageError for widths that cannot be quantised, or options without --synthetic."""
+    sizes = {name: getattr(args, name) for name in (*DEFAULTS, "inner")}
+    if args.synthetic is None:
+        given = [name for name, size in sizes.items() if size is not None]
+        if given:
+            option = given[0].replace("_", "-")
+            raise UsageError(f"--{option} is about --synthetic; a model folder has its own")
+    asked = DEFAULTS | {name: size for name, size in sizes.items() if size is not None}
+    hidden, maverick = asked["hidden"], MODELS["maverick"].config.text
+    inner = asked.get("inner", _rounded(hidden * maverick.intermediate_size / maverick.hidden_size))
+    for name, size in (("hidden", hidden), ("inner", inner)):
+        if size % GROUP:
+            raise UsageError(f"--{name} {size} is not a multiple of {GROUP}, a group of {RECIPE}")
+    # As many queries for each key as Maverick has, and heads of its size.
+    groups = maverick.num_attention_heads // maverick.num_key_value_heads
+    kv_heads = max(1, hidden // maverick.head_dim // groups)
+    text = {
+        "hidden_size": hidden,
+        "num_hidden_layers": asked["layers"],
+        "num_local_experts": asked["experts"],
+        "intermediate_size": inner,
+        "intermediate_size_mlp": 2 * inner,
+        "num_attention_heads": kv_heads * groups,
+        "num_key_value_heads": kv_heads,
+        "attention_chunk_size": asked["chunk"],
+        "vocab_size": asked["vocabulary"],
+    }
+    return Geometry(text, _vision(asked["vision_layers"], asked["vision_hidden"]))
+
+
+def _vision(layers: int, width: int) -> dict[str, int] | None:
+    if not layers:
+        return None
+    if width % VISION_HEAD:
+        raise UsageError(f"--vision-hidden {width} is not a multiple of {VISION_HEAD}")
+    own = MODELS["maverick"].raw["vision_config"]
+    adapter = _rounded(width * own["projector_input_dim"] / own["hidden_size"])
+    return {
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": width // VISION_HEAD,
+        "intermediate_size": 4 * width,
+        "projector_input_dim": adapter,
+        "projector_output_dim": adapter,
+        "vision_output_dim": adapter,
+    }
+
+
+def _rounded(size: float) -> int:
+    return max(GROUP, round(size / GROUP) * GROUP)
+
+
+@contextmanager
+def folder(args: argparse.Namespace, report: Callable[[str], None]) -> Iterator[str]:
+    """The model folder that `args` ask for: --model itself, or the synthetic one, which is
+    made now, or found, and removed at the end unless it was given a place.
+
+    Raises UsageError for wrong combinations, DoesNotFit where the disk or memory is too small,
+    MaverickError where the conversion fails.
+    """
+    wanted = geometry(args)
+    if args.synthetic is None:
+        yield args.model
+        return
+    with tempfile.TemporaryDirectory(prefix="mlx-maverick-bench-") as temporary:
+        out = Path(args.synthetic).expanduser() if args.synthetic else Path(temporary, "model")
+        if out.exists():
+            _same(out, wanted)
+        else:
+            _make(out, wanted, Path(temporary, "source"), report)
+        yield str(out)
+
+
+def _same(out: Path, wanted: Geometry) -> None:
+    """Raises UsageError if `out` holds a model of other sizes."""
+    config, expected = ModelConfig.from_folder(out), wanted.config
+    if config.text != expected.text or config.vision != expected.vision:
+        raise UsageError(f"{out} holds a model of other sizes; remove it, or give another folder")
+
+
+def _make(out: Path, wanted: Geometry, source: Path, report: Callable[[str], None]) -> None:
+    from .. import synthetic
+    from ..convert.recipe import Recipe
+
+    config = wanted.config
+    bf16 = 2 * sum(map(prod, published.shapes(config).values()))
+    size = memory.recipe_bytes(config, Recipe.named(RECIPE))
+    free = shutil.disk_usage(source.parent).free
+    if bf16 + size > free:
+        raise DoesNotFit(
+            f"the random checkpoint takes {gb(bf16)} on the disk and {gb(size)} converted, but "
+            f"{gb(free)} are free; ask for fewer --layers or a smaller --hidden"
+        )
+    if size > memory.machine_limit():
+        raise DoesNotFit(
+            f"the random model takes {gb(size)}, and this machine can give "
+            f"{gb(memory.machine_limit())}; ask for fewer --layers or a smaller --hidden"
+        )
+    report(f"writing a random checkpoint of {gb(bf16)}")
+    source.mkdir()
+    text = dict(wanted.text)
+    layers, experts = text.pop("num_hidden_layers"), text.pop("num_local_experts")
+    synthetic.write(source, layers, experts, vision=wanted.vision, **text)
+    report(f"converting it to {RECIPE}")
+    words = ["mlx_maverick", "convert", str(source), "--out", str(out)]
+    run_child([*words, "--recipe", RECIPE, "--fast"], "the random checkpoint cannot be converted")
+    shutil.rmtree(source)
