@@ -5,18 +5,18 @@ Knows nothing of terminals.
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from . import chat_file
 from .errors import UsageError
-from .events import Event, Finished, Prefill, Reply, Token, collect
+from .events import Event, Finished, FinishReason, Prefill, Reply, Token, collect
 from .image_source import Source
-from .images import Picture, load_picture
+from .images import Picture, listed, load_picture
 from .sampling import Sampling
 from .session import Session
 from .stream import Stream
+from .tool_definitions import definitions
 
 if TYPE_CHECKING:
     from .maverick import Maverick, Options
@@ -34,6 +34,9 @@ class Chat:
     def __init__(
         self, model: "Maverick", system: str | None, sampling: Sampling, tools: Sequence[Any] = ()
     ):
+        if not isinstance(system, str | None):
+            raise UsageError(f"the system prompt is not text but {type(system).__name__}")
+        definitions(tools)  # raises UsageError
         self.model, self.sampling, self.tools = model, sampling, tuple(tools)
         self.session: Session = model.session()
         self.messages: list[Message] = []
@@ -56,7 +59,8 @@ class Chat:
         images: Sequence[Source | Picture] = (),
         should_stop: Callable[[], bool] = lambda: False,
     ) -> Stream:
-        """One turn as events. A turn that is cut short keeps the answer so far."""
+        """One turn as events. A turn that is cut short keeps the answer so far; one without
+        any leaves the conversation as it was."""
         return self._ask(self.messages, [self._question(text, images)], should_stop)
 
     def send_results(self, *results: Any) -> Reply:
@@ -102,21 +106,25 @@ class Chat:
     ) -> Stream:
         """The same as events."""
         at = self._at(turn)
+        question = self._question(text, images)
         if images is None:
             content = self.messages[at]["content"]
             parts = content if isinstance(content, list) else []
-            images = [part["image"] for part in parts if part["type"] == "image"]
-        return self._ask(self.messages[:at], [self._question(text, images)], should_stop)
+            if shown := [part for part in parts if part["type"] != "text"]:
+                question["content"] = [*shown, {"type": "text", "text": text}]
+        return self._ask(self.messages[:at], [question], should_stop)
 
     def fork(self) -> "Chat":
         """A copy of the conversation that goes its own way, without computing anything."""
         other = copy.copy(self)
-        other.session, other.messages = self.session.fork(), copy.copy(self.messages)
+        # A reply on its way goes on writing its message.
+        other.session, other.messages = self.session.fork(), [_copied(m) for m in self.messages]
         return other
 
     def rewind(self, turns: int = 1) -> None:
         """Take back the last `turns` questions with their answers. The cache follows with
         the next turn. Raises UsageError if there are fewer."""
+        _check_whole("turns", turns)
         if not 0 <= turns <= self.turns:
             raise UsageError(f"cannot take back {turns} turns of {self.turns}")
         if turns:
@@ -135,12 +143,12 @@ class Chat:
         session = model.session()
         stored = session.load(path)
         messages, sampling, tools = chat_file.unpack(stored.notes, stored.arrays, str(path))
-        chat = Chat(model, None, replace(sampling, **options), tools)
+        chat = Chat(model, None, sampling.changed(options), tools)
         chat.session, chat.messages = session, messages
         return chat
 
-    def _question(self, text: str, images: Sequence[Source | Picture]) -> Message:
-        pictures = [load_picture(image, self.model.config) for image in images]
+    def _question(self, text: str, images: Sequence[Source | Picture] | None) -> Message:
+        pictures = [load_picture(image, self.model.config) for image in listed(images)]
         if not pictures:
             return {"role": "user", "content": text}
         parts = [{"type": "image", "image": picture} for picture in pictures]
@@ -151,6 +159,7 @@ class Chat:
 
     def _at(self, turn: int) -> int:
         """Where in the messages a turn begins."""
+        _check_whole("turn", turn)
         questions = self._questions()
         if not -len(questions) <= turn < len(questions):
             raise UsageError(f"there is no turn {turn}: {len(questions)} questions were asked")
@@ -167,14 +176,21 @@ class Chat:
             tools=self.tools,
             should_stop=should_stop,
         )
-        return stream.watched(lambda events: self._turn([*before, *new], events))
+        was = list(self.messages)
+        return stream.watched(lambda events: self._turn(was, [*before, *new], events))
 
-    def _turn(self, messages: list[Message], events: Iterator[Event]) -> Iterator[Event]:
+    def _turn(
+        self, was: list[Message], messages: list[Message], events: Iterator[Event]
+    ) -> Iterator[Event]:
+        """The events of a turn after which `messages` take the place of what `was` there."""
         answer: Message = {"role": "assistant", "content": "", "token_ids": []}
         accepted = False
         for event in events:
-            # The first event only says what the cache holds; with the next, work was done.
-            if not accepted and not (isinstance(event, Prefill) and event.done < event.total):
+            if not accepted and self.messages != was:
+                raise UsageError(
+                    "the conversation has changed since this turn was asked for; ask again"
+                )
+            if not accepted and _answers(event):
                 self.messages = [*messages, answer]
                 accepted = True
             if isinstance(event, Token):
@@ -184,3 +200,20 @@ class Chat:
             elif isinstance(event, Finished) and event.tool_calls:
                 answer["tool_calls"] = [call.as_openai() for call in event.tool_calls]
             yield event
+
+
+def _answers(event: Event) -> bool:
+    """Whether there is something of the answer, which may be that it is empty."""
+    if isinstance(event, Finished):
+        return event.reason not in (FinishReason.CANCELLED, FinishReason.MEMORY)
+    return not isinstance(event, Prefill)
+
+
+def _copied(message: Message) -> Message:
+    """Another message that says the same; its lists are others too, its pictures are not."""
+    return {k: list(v) if isinstance(v, list) else v for k, v in message.items()}
+
+
+def _check_whole(name: str, value: object) -> None:
+    if not isinstance(value, int):
+        raise UsageError(f"{name} {value!r} is not a whole number")

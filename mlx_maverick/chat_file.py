@@ -17,6 +17,7 @@ from .sampling import Sampling
 from .tool_definitions import definitions
 
 CHAT = "chat"  # the note
+PICTURE, OBJECT = "picture", "object"  # what an object stands for that has one of these keys
 
 
 def pack(
@@ -29,9 +30,11 @@ def pack(
         if isinstance(value, Picture):
             pictures.append(value)
             about = {"grid": value.grid, "size": value.size, "tokens": value.tokens}
-            return {"picture": len(pictures) - 1, **about}
+            return {PICTURE: len(pictures) - 1, **about}
         if isinstance(value, Mapping):
-            return {key: plain(item) for key, item in value.items()}
+            made = {key: plain(item) for key, item in value.items()}
+            # What a tool returned may have any keys.
+            return {OBJECT: made} if PICTURE in made or OBJECT in made else made
         if isinstance(value, list | tuple):
             return [plain(item) for item in value]
         return value
@@ -56,7 +59,9 @@ def unpack(
         raise BadCheckpoint(f"{name} holds a KV cache but no conversation; use load_session")
 
     def whole(value: Any) -> Any:
-        if isinstance(value, dict) and "picture" in value:
+        if isinstance(value, dict) and OBJECT in value:
+            return {key: whole(item) for key, item in value[OBJECT].items()}
+        if isinstance(value, dict) and PICTURE in value:
             levels = np.array(arrays[f"picture.{value['picture']}"])
             return Picture.of(levels, tuple(value["grid"]), tuple(value["size"]), value["tokens"])
         if isinstance(value, dict):

@@ -14,8 +14,8 @@ import mlx.core as mx
 import numpy as np
 
 from .cache import Cache
-from .choosing import NOT_A_NUMBER, Choice, Chooser
-from .errors import BadCheckpoint, UsageError
+from .choosing import NOT_A_NUMBER, Choice, Chooser, no_token
+from .errors import UsageError
 from .events import Finished, FinishReason, Prefill, Stats
 from .memory import PREFILL_STEP
 from .model import Llama4
@@ -76,8 +76,6 @@ def generate(
         raise ValueError(f"the cache holds {cached} tokens of a prompt of {total}")
     limit = min(sampling.max_tokens or context, context - total)
     choose = chooser or Chooser(sampling, ids, model.config.text.vocab_size)
-    if sampling.seed is not None:
-        mx.random.seed(sampling.seed)
     mx.reset_peak_memory()
     cache.reserve(total + limit if sampling.max_tokens else total)
     started = perf_counter()
@@ -108,11 +106,10 @@ def generate(
             else:  # for the token's number; the network computes meanwhile
                 mx.async_eval(hidden)  # type: ignore[no-untyped-call]
         id = choice.id
-        if id == NOT_A_NUMBER:
-            raise BadCheckpoint(
-                "the model computes values that are not numbers: its weights are damaged; "
-                "run 'mlx-maverick verify' on the folder, or make it again"
-            )
+        if id < 0:
+            if id == NOT_A_NUMBER:
+                cache.rewind(0)  # what is in it is no use to anybody
+            raise no_token(id)
         stop = id in stop_ids
         if choose.waits and not stop:
             choose.accept(id)

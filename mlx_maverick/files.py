@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Protocol
 
-from .errors import BadCheckpoint, NotFound
+from .errors import BadCheckpoint, NotFound, UsageError
 
 
 class Files(Protocol):
@@ -30,6 +30,13 @@ class Files(Protocol):
 
         Raises BadCheckpoint if the file ends too early or cannot be read, NotFound without it.
         """
+
+
+def given(path: object) -> Path:
+    """A path as it may be given. Raises UsageError for what is none."""
+    if not isinstance(path, str | os.PathLike) or "\0" in str(path):
+        raise UsageError(f"{path!r} is not a path")
+    return Path(path)
 
 
 def read_whole(files: Files, name: str, limit: int = 1 << 30) -> bytes:

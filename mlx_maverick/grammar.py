@@ -41,7 +41,10 @@ class JsonSchema:
         schema = _loaded(source) if isinstance(source, str | bytes) else source
         if not isinstance(schema, Mapping):
             raise UsageError("the JSON schema is not an object")
-        _check_counts(schema)
+        try:
+            _check_counts(schema)
+        except RecursionError:
+            raise UsageError("the JSON schema is nested too deeply") from None
         from llguidance import LLMatcher
 
         try:
@@ -127,7 +130,8 @@ class _Vocabulary:
     """A prompt's tokens as llguidance wants them."""
 
     def __init__(self, prompt: Prompt):
-        self._prompt = prompt
+        # llguidance keeps this object where Python cannot look for circles.
+        self._prompt = weakref.ref(prompt)
         self.tokens = token_bytes(prompt.tokenizer)
         self.special_token_ids = sorted(prompt.special.values())
         self.bos_token_id = None
@@ -138,7 +142,9 @@ class _Vocabulary:
     def __call__(self, text: str | bytes) -> list[int]:
         """Plain text to ids. With the tokenizer itself, llguidance would turn `<|eot|>` in a
         schema's strings into the special token."""
-        return self._prompt.plain_ids(text if isinstance(text, str) else text.decode())
+        prompt = self._prompt()
+        assert prompt is not None  # who asks holds it
+        return prompt.plain_ids(text if isinstance(text, str) else text.decode())
 
 
 def _tokenizer(prompt: Prompt) -> Any:
@@ -172,8 +178,9 @@ def _check_counts(schema: Any) -> None:
             _check_counts(item)
     if not isinstance(schema, Mapping):
         return
-    least, required = schema.get("minProperties"), schema.get("required", [])
-    if isinstance(least, int) and least > max(1, len(required)):
+    least, required = schema.get("minProperties"), schema.get("required")
+    count = len(required) if isinstance(required, list | tuple) else 0
+    if isinstance(least, int) and least > max(1, count):
         raise UsageError(
             f"the JSON schema cannot be enforced: minProperties {least} is more than the "
             "required properties; list the properties as required"

@@ -3,10 +3,11 @@
 Downloads nothing: hundreds of gigabytes are fetched when asked for, not by the way.
 """
 
+import os
 import re
 from pathlib import Path
 
-from .errors import NotFound
+from .errors import NotFound, UsageError
 
 _REPO = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -14,8 +15,11 @@ _REPO = re.compile(r"[\w.-]+/[\w.-]+")
 def resolve(model: str | Path) -> Path:
     """The folder of a model given as a path, or as `owner/name` in the Hub's cache.
 
-    Raises NotFound, with the command that downloads a repository.
+    Raises NotFound, with the command that downloads a repository, and UsageError for what is
+    neither.
     """
+    if not isinstance(model, str | os.PathLike):
+        raise UsageError(f"{model!r} is not a path or a repository; give a model folder")
     if folder := local(model) or cached(str(model)):
         return folder
     raise NotFound(
@@ -33,10 +37,12 @@ def local(model: str | Path) -> Path | None:
         path = Path(model).expanduser()
         if path.is_dir():
             return path
+        if path.exists():
+            raise NotFound(f"{path} is a file; give the model's folder")
     except (RuntimeError, ValueError):  # ~ of nobody; a NUL in the name
         raise NotFound(f"{str(model)!r} does not exist; give a model folder") from None
-    if path.exists():
-        raise NotFound(f"{path} is a file; give the model's folder")
+    except OSError as e:  # a name too long, a folder that may not be looked into
+        raise NotFound(f"{model} cannot be found ({e.strerror}); give a model folder") from None
     if not _REPO.fullmatch(str(model)) or str(model).startswith("."):
         raise NotFound(f"{model} does not exist; give a model folder or a Hub repository")
     return None

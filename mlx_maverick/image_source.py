@@ -51,11 +51,15 @@ def open_image(source: Source) -> Image.Image:
     if isinstance(source, str) and source.startswith(("http://", "https://")):
         return _decoded(io.BytesIO(_download(source)), source)
     if not isinstance(source, str | Path):
-        raise UsageError(f"a picture is a path, bytes, a PIL image or a URL, not {source!r}")
+        raise UsageError(f"a picture is a path, bytes, a PIL image or a URL, not {_kind(source)}")
     if not str(source) or "://" in str(source):
         raise UsageError(f"{source!r} is neither a path nor an http(s) or data URL")
     with _file(source) as file:
         return _decoded(file, str(source))
+
+
+def _kind(value: object) -> str:
+    return type(value).__name__  # an array would be shown over many lines
 
 
 def image_size(path: str | Path) -> tuple[int, int]:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -69,6 +70,18 @@ def load_picture(source: "Source | Picture", config: ModelConfig | VisionConfig)
     image = open_image(source)
     levels, grid = _tiles(image, vision.image_size)
     return Picture.of(levels, grid, image.size, len(levels) * vision.tokens_per_tile)
+
+
+def listed(images: "Sequence[Source | Picture] | Source | Picture | None") -> list[Any]:
+    """Pictures as they may be given: one is as good as a list of one. Raises UsageError for
+    what is no list."""
+    if images is None:
+        return []
+    if isinstance(images, str | bytes | Path | Image.Image | Picture):
+        return [images]
+    if not isinstance(images, Sequence):
+        raise UsageError(f"images is not a list of pictures but {type(images).__name__}")
+    return list(images)
 
 
 def preprocess(image: Source, config: ModelConfig | VisionConfig) -> tuple[Pixels, tuple[int, int]]:

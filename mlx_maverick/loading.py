@@ -21,6 +21,8 @@ from .maverick import Maverick, checked
 from .model import Llama4, default_dtype, load_model, loaded_bytes
 from .prompt import Encoded, Message, Prompt
 
+DTYPES = (mx.float32, mx.bfloat16, mx.float16)
+
 Progress = Callable[[int, int], None]  # layers done, of how many
 
 
@@ -80,6 +82,11 @@ class Unread:
             raise UsageError(f"context {context!r} is not between 2 and the model's {most} tokens")
         checkpoint = Checkpoint.open(folder)
         dtype = dtype or default_dtype()
+        if not isinstance(dtype, mx.Dtype) or dtype not in DTYPES:
+            raise UsageError(
+                f"dtype {dtype!r} cannot be computed in; use mlx.core's float32, bfloat16 or "
+                "float16"
+            )
         weights = loaded_bytes(checkpoint, dtype.size)
         budget = memory.Budget.of(config, weights, context, element_bytes=dtype.size, options=kv)
         limit = memory.machine_limit()
@@ -89,10 +96,12 @@ class Unread:
 
     def load(self, progress: Progress | None = None) -> Maverick:
         """Read the weights. Raises BadCheckpoint."""
+        if progress is not None and not callable(progress):
+            raise UsageError(f"progress {progress!r} is not a function of (done, layers)")
         given_up = threading.Event()
 
         def report(done: int, total: int) -> None:
-            if given_up.is_set():
+            if given_up.is_set() or engine_thread.ending():
                 raise Interrupted("interrupted")
             if progress is not None:
                 progress(done, total)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypedDict, TypeVar, Unpack
 
 import mlx.core as mx
-from PIL import Image
 
 from . import engine, engine_thread
 from .config import ModelConfig
@@ -19,7 +18,7 @@ from .errors import UsageError
 from .events import Reply, collect
 from .grammar import JsonSchema
 from .image_source import Source
-from .images import Picture, load_picture
+from .images import Picture, listed, load_picture
 from .kv import DENSE, KVOptions
 from .model import Llama4
 from .prompt import Encoded, Message, Prompt
@@ -137,15 +136,22 @@ class Maverick:
 
     def stream_encoded(self, prompt: Encoded, **options: Unpack[ReplyOptions]) -> Stream:
         """The same for a prompt from `encode`, or `encode_text` for raw text."""
+        if not isinstance(prompt, Encoded):
+            raise UsageError(f"a prompt is what encode or encode_text gives, not {prompt!r:.40}")
         if prompt.images and not self.vision:
             raise UsageError(f"{self.name} sees no pictures: the folder holds no vision tower")
         prompt = checked(prompt, self.context)
-        session = options.get("session") or self.session()
+        most = self.config.text.vocab_size
+        if wrong := [id for id in prompt.ids if not 0 <= id < most]:
+            raise UsageError(f"the prompt holds token {wrong[0]} of a vocabulary of {most}")
         request = _request(options)
-        return Stream(
-            lambda stop: events(self, prompt, session, request, stop),
-            options.get("should_stop", lambda: False),
-        )
+        session = options.get("session") or self.session()
+        if not isinstance(session, Session):
+            raise UsageError(f"session is not a Session but {type(session).__name__}")
+        session.check_model(self.model, self.fingerprint)
+        should_stop = options.get("should_stop", lambda: False)
+        _check_callable("should_stop", should_stop)
+        return Stream(lambda stop: events(self, prompt, session, request, stop), should_stop)
 
     def stream_text(self, text: str, **options: Unpack[ReplyOptions]) -> Stream:
         """Continue raw text without the chat template, as base models need it."""
@@ -157,7 +163,7 @@ class Maverick:
         """A conversation that keeps its KV cache."""
         from .chat import Chat
 
-        return Chat(self, system, Sampling(**options), tools)
+        return Chat(self, system, Sampling().changed(options), tools)
 
     def load_chat(self, path: str | Path, **options: Unpack[Options]) -> "Chat":
         """The conversation in a file that `Chat.save` wrote, with its KV cache; `options`
@@ -236,8 +242,10 @@ class Maverick:
 
     def forget_pictures(self, most: int = KEPT_PICTURES) -> None:
         """Keep no more than the `most` encoded pictures used last."""
-        while len(self._pictures) > most:
-            del self._pictures[next(iter(self._pictures))]
+        # A reply that nobody reads on ends on the thread that drops it: others may be at it.
+        kept = list(self._pictures)
+        for digest in kept[: max(0, len(kept) - most)]:
+            self._pictures.pop(digest, None)
 
     def shed(self) -> None:
         """Give back memory that holds what can be made again. For the engine's thread."""
@@ -246,7 +254,9 @@ class Maverick:
 
 
 def checked(prompt: Encoded, context: int) -> Encoded:
-    """`prompt`. Raises UsageError if it leaves no room for an answer in the context."""
+    """`prompt`. Raises UsageError if it is empty or leaves no room for an answer."""
+    if not prompt.ids:
+        raise UsageError("the prompt is empty; write a message")
     engine.check_length(len(prompt.ids), context)
     return prompt
 
@@ -261,6 +271,8 @@ def _request(options: ReplyOptions) -> Request:
         raise UsageError(f"unknown option {unknown[0]!r}; Sampling and ReplyOptions have them all")
     single: dict[str, Any] = {k: v for k, v in options.items() if k in _SAMPLING}
     sampling = options.get("sampling")
+    if not isinstance(sampling, Sampling | None):
+        raise UsageError(f"sampling is not a Sampling but {type(sampling).__name__}")
     if sampling is not None and single:
         raise UsageError("give either sampling or single options, not both")
     schema = options.get("json_schema")
@@ -268,20 +280,31 @@ def _request(options: ReplyOptions) -> Request:
         schema = JsonSchema.parse(schema)
     if schema is not None and options.get("tools"):
         raise UsageError("a JSON schema leaves no room for tool calls; give one of the two")
+    sampler, processors = options.get("sampler"), options.get("logits_processors", ())
+    if sampler is not None:
+        _check_callable("sampler", sampler)
+    if not isinstance(processors, Sequence):
+        raise UsageError(f"logits_processors is not a list but {type(processors).__name__}")
+    for processor in processors:
+        _check_callable("a logits processor", processor)
     return Request(
         sampling or Sampling(**single),
         tuple(names(definitions(options.get("tools", ())))),
         schema,
-        options.get("sampler"),
-        tuple(options.get("logits_processors", ())),
+        sampler,
+        tuple(processors),
     )
+
+
+def _check_callable(name: str, value: object) -> None:
+    if not callable(value):
+        raise UsageError(f"{name} is not a function but {type(value).__name__}")
 
 
 def _with_images(
     messages: str | Sequence[Message], images: Sequence[Source | Picture]
 ) -> str | Sequence[Message]:
-    if isinstance(images, str | bytes | Path | Image.Image | Picture):
-        images = [images]  # one picture is as good as a list of one
+    images = listed(images)
     if not images:
         return messages
     if not isinstance(messages, str):

@@ -147,6 +147,8 @@ class Prompt:
         are special. Raises UsageError if it is empty or names pictures."""
         if not text:
             raise UsageError("the prompt is empty; write some text")
+        if not isinstance(text, str):
+            raise UsageError(f"a raw prompt is text, not {type(text).__name__}")
         bos = self.tokenizer.bos_token or ""
         ids = self._ids(bos + text.removeprefix(bos), UNMARKED)
         if self.special.get("<|image|>") in ids:

@@ -103,6 +103,8 @@ def _token(model: "Maverick", sampled: engine.Sampled, text: str) -> Token:
 def _end(event: Finished, text: TextStream, calls: Watch | None) -> Iterator[Event]:
     """What was held back, and the last event."""
     rest = text.finish()
+    if text.stopped and event.reason is FinishReason.LENGTH:
+        event = replace(event, reason=FinishReason.STOP)  # its end was held back
     if calls is None:
         if rest:
             yield Token(rest, None)

@@ -3,9 +3,9 @@
 Knows nothing of models; mlx-lm's samplers and logits processors do the choosing.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any
 
 from .errors import UsageError
 
@@ -66,9 +66,17 @@ class Sampling:
             _check("a token id of logit_bias", id, 0, 2**31 - 1, int)
             _check(f"the logit_bias of {id}", bias, -1000, 1000)
         stop: object = self.stop  # callers without a type checker give a bare string or a list
-        if isinstance(stop, str) or any(not isinstance(s, str) or not s for s in self.stop):
+        listed = tuple(stop) if isinstance(stop, Iterable) and not isinstance(stop, str) else None
+        if listed is None or any(not isinstance(s, str) or not s for s in listed):
             raise UsageError("stop is a sequence of strings, none of them empty")
-        object.__setattr__(self, "stop", tuple(self.stop))
+        object.__setattr__(self, "stop", listed)
+
+    def changed(self, options: Mapping[str, Any]) -> "Sampling":
+        """With other values for some fields. Raises UsageError also for other names."""
+        known = [f.name for f in fields(self)]
+        if unknown := [name for name in options if name not in known]:
+            raise UsageError(f"unknown option {unknown[0]!r}; there are {', '.join(known)}")
+        return replace(self, **options)
 
     def sampler(self, vocabulary: int) -> "Sampler":
         """A function from log-probabilities [B, V] to token ids [B]."""

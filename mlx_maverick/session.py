@@ -15,6 +15,7 @@ import numpy as np
 from . import engine_thread
 from .cache import Cache, store
 from .errors import BadCheckpoint, UsageError
+from .files import given
 from .kv import KVOptions
 from .model import Llama4
 from .prompt import Encoded
@@ -47,6 +48,11 @@ class Session:
     def nbytes(self) -> int:
         """Bytes the cache has allocated."""
         return self.cache.nbytes
+
+    def check_model(self, model: Llama4, fingerprint: str) -> None:
+        """Raises UsageError if the cache is another model's."""
+        if (fingerprint, model.config.text) != (self._fingerprint, self.cache.config):
+            raise UsageError("the session is another model's; make one with this one's session()")
 
     def begin(self, prompt: Encoded) -> int:
         """Rewind to what `prompt` shares with the cache: at least one token is left, since the
@@ -88,10 +94,17 @@ class Session:
         """Write the cache to a safetensors file, whole or not at all. `notes` and `arrays` are
         kept with it. Raises MaverickError if the disk is full or the file cannot be written."""
 
+        file = given(path)
+
         def write() -> None:
-            marks = np.array(self._marks, dtype=np.int64)[: self.cache.length]
+            cache = self.cache
+            if cache.length > len(self._marks):
+                # A token was computed, but its reply failed before it was handed out.
+                cache = cache.fork()
+                cache.rewind(len(self._marks))
+            marks = np.array(self._marks, dtype=np.int64)[: cache.length]
             held = {MARKS: mx.array(marks), **(arrays or {})}
-            store.save(path, self.cache, fingerprint=self._fingerprint, arrays=held, notes=notes)
+            store.save(file, cache, fingerprint=self._fingerprint, arrays=held, notes=notes)
 
         engine_thread.run(write)
 
@@ -104,7 +117,7 @@ class Session:
         cache = self.cache
         stored = engine_thread.run(
             store.load,
-            path,
+            given(path),
             lambda: Cache(cache.config, cache.options, cache.most),
             fingerprint=self._fingerprint,
         )

@@ -24,8 +24,10 @@ class Stream(Iterator[Event]):
 
     def __init__(self, start: Callable[[ShouldStop], Iterator[Event]], should_stop: ShouldStop):
         """`start` makes the events, given a function that says when to end early."""
-        self._cancelled = threading.Event()
-        self._events = start(lambda: self._cancelled.is_set() or should_stop())
+        self._cancelled = cancelled = threading.Event()
+        # Not of `self`: in a circle, a stream that nobody reads to its end would keep its KV
+        # cache until Python looks for circles.
+        self._events = start(lambda: cancelled.is_set() or engine_thread.ending() or should_stop())
 
     def cancel(self) -> None:
         """End the reply at the next token, prefill step or layer. From any thread; the stream

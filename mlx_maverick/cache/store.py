@@ -21,7 +21,7 @@ import mlx.core as mx
 
 from ..checkpoint import Header, Tensor, parsed
 from ..errors import BadCheckpoint, DoesNotFit, MaverickError, NotFound, UsageError
-from ..files import Folder
+from ..files import Folder, given
 from ..kv import KVOptions
 from ..units import gb
 from . import state
@@ -57,7 +57,7 @@ def save(
     folder that is not there, DoesNotFit where the disk has no room, MaverickError where it
     cannot be written; nothing is left of it then, and an older file stays.
     """
-    path = Path(path)
+    path = place(path)
     tensors = state.rows(cache)
     tensors.update({OWN + name: array for name, array in (arrays or {}).items()})
     metadata = {
@@ -68,8 +68,6 @@ def save(
         "state": json.dumps(state.numbers(cache)),
         "notes": json.dumps(dict(notes or {})),
     }
-    if path.is_dir():
-        raise UsageError(f"{path} is a folder; name a file to save the KV cache in")
     size = total_bytes(tensors, metadata)
     partial = None
     try:
@@ -82,18 +80,37 @@ def save(
         partial.replace(path)
         partial = None
         _sync(path.parent)
-    except FileNotFoundError:
-        raise NotFound(f"{path.parent} is not there to save a KV cache in; make it first") from None
     except OSError as e:
         if e.errno in FULL:
             raise _no_room(path, size, shutil.disk_usage(path.parent).free) from None
-        raise MaverickError(
-            f"{path} cannot be written ({e.strerror}); save the KV cache elsewhere"
-        ) from None
+        raise _unwritable(path, str(e.strerror)) from None
     finally:
         if partial is not None:
             with suppress(FileNotFoundError):
                 partial.unlink()
+
+
+def place(path: str | Path) -> Path:
+    """Where a cache can be saved, as far as that can be told beforehand: `path`, or what it
+    links to.
+
+    Raises UsageError for what is there and is no file, NotFound for a folder that is not,
+    MaverickError for one that nothing can be written in.
+    """
+    path = given(path)
+    try:
+        path = Path(os.path.realpath(path))
+        if path.is_dir():
+            raise UsageError(f"{path} is a folder; name a file to save the KV cache in")
+        if path.exists() and not path.is_file():  # a device, a pipe: it would be replaced
+            raise UsageError(f"{path} is not an ordinary file; name another for the KV cache")
+        if not path.parent.exists():
+            raise NotFound(f"{path.parent} is not there to save a KV cache in; make it first")
+        if not os.access(path.parent, os.W_OK):
+            raise _unwritable(path, "its folder is read-only")
+    except OSError as e:
+        raise _unwritable(path, str(e.strerror)) from None
+    return path
 
 
 def load(path: str | Path, make: Callable[[], Cache], *, fingerprint: str) -> Stored:
@@ -104,10 +121,13 @@ def load(path: str | Path, make: Callable[[], Cache], *, fingerprint: str) -> St
     another model than `fingerprint` says; UsageError if it was made with other options than
     those of `make`, or holds more than its context.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise NotFound(f"{path} is not a file; name one that a KV cache was saved in")
-    files, size = Folder(path.parent), path.stat().st_size
+    path = given(path)
+    try:
+        if not path.is_file():
+            raise NotFound(f"{path} is not a file; name one that a KV cache was saved in")
+        files, size = Folder(path.parent), path.stat().st_size
+    except OSError as e:
+        raise NotFound(f"{path} cannot be looked at ({e.strerror}); name another file") from None
     header = parsed(files, path.name, size, REMEDY)
     metadata = _metadata(path, header, size)
     if metadata["fingerprint"] != fingerprint:
@@ -151,6 +171,10 @@ def _no_room(path: Path, size: int, free: int) -> DoesNotFit:
         f"{path} needs {gb(size)} and its disk has {gb(free)} left; free some space, or save the "
         "KV cache elsewhere"
     )
+
+
+def _unwritable(path: Path, why: str) -> MaverickError:
+    return MaverickError(f"{path} cannot be written ({why}); save the KV cache elsewhere")
 
 
 def _sync(folder: Path) -> None:

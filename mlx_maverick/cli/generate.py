@@ -74,6 +74,11 @@ def run(args: argparse.Namespace) -> int:
     if args.system:
         messages.insert(0, {"role": "system", "content": args.system})
 
+    if args.prompt_cache:
+        # Now: it would be a pity after minutes of loading and reading.
+        from ..cache.store import place
+
+        place(args.prompt_cache)
     status = StatusLine()
     try:
         status.show(f"loading {model_name}")
