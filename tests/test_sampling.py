@@ -1,12 +1,18 @@
 """Options of a reply: Llama 4's recommended defaults, and ranges."""
 
+from dataclasses import fields
 from typing import Any
 
 import mlx.core as mx
 import pytest
 
 from mlx_maverick.errors import UsageError
+from mlx_maverick.maverick import Options
 from mlx_maverick.sampling import Sampling
+
+
+def test_every_field_can_be_a_keyword_of_the_python_api() -> None:
+    assert set(Options.__annotations__) == {field.name for field in fields(Sampling)}
 
 
 def test_defaults_are_those_recommended() -> None:
