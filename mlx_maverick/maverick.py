@@ -58,16 +58,21 @@ class Options(TypedDict, total=False):
     logprobs: int | None
 
 
-class ReplyOptions(Options, total=False):
+class TurnOptions(Options, total=False):
+    """All that can be said about one turn of a chat."""
+
+    json_schema: JsonSchema | Mapping[str, Any] | str | None  # what the answer has to be
+    sampler: "Sampler | None"  # log-probabilities [1, V] -> token ids [1]
+    logits_processors: "Sequence[LogitsProcessor]"  # (tokens [n], logits [1, V]) -> logits
+    should_stop: Callable[[], bool]  # asked between tokens, prefill steps and layers
+
+
+class ReplyOptions(TurnOptions, total=False):
     """All that can be said about one reply."""
 
     session: Session | None  # a KV cache to go on from, and to leave for the next reply
     sampling: Sampling | None  # instead of single options
     tools: Sequence[Any]  # functions the model may call: definitions, or Python functions
-    json_schema: JsonSchema | Mapping[str, Any] | str | None  # what the answer has to be
-    sampler: "Sampler | None"  # log-probabilities [1, V] -> token ids [1]
-    logits_processors: "Sequence[LogitsProcessor]"  # (tokens [n], logits [1, V]) -> logits
-    should_stop: Callable[[], bool]  # asked between tokens, prefill steps and layers
 
 
 class Maverick:

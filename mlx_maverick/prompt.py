@@ -151,7 +151,7 @@ class Prompt:
             raise UsageError(f"a raw prompt is text, not {type(text).__name__}")
         bos = self.tokenizer.bos_token or ""
         ids = self._ids(bos + text.removeprefix(bos), UNMARKED)
-        if self.special.get("<|image|>") in ids:
+        if not {self.special.get("<|image|>"), self.config.patch_token_id}.isdisjoint(ids):
             raise UsageError("a raw prompt cannot hold pictures; use messages")
         return Encoded(ids, [])
 

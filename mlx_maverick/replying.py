@@ -86,7 +86,8 @@ def events(
                 if event.reason is FinishReason.MEMORY:
                     event = replace(event, problem=guard.why)
                 yield from _end(event, text, calls)
-            else:
+            else:  # a step of the prompt, and the pictures in it, are in the cache
+                model.forget_pictures()
                 yield event
             session.check(turn)
     finally:
