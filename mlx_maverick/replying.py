@@ -63,6 +63,8 @@ def events(
             return FinishReason.CANCELLED
         return FinishReason.MEMORY if guard.check() else None
 
+    most = len(prompt.ids) + (sampling.max_tokens or 0)
+    model.make_room(session, min(most, model.context))
     turn = session.begin(prompt)
     try:
         for event in engine.generate(
