@@ -26,6 +26,7 @@ from .tools import parse
 
 __all__ = ["Encoded", "Message", "Prompt"]
 
+OF_PICTURES = ("<|image|>", "<|patch|>")
 # A noncharacter of Unicode: never part of a text.
 UNMARKED = "\uffff"
 
@@ -76,7 +77,7 @@ class Prompt:
             if token.special
         }
         self._special_pattern = re.compile("|".join(map(re.escape, self.special)) or r"(?!)")
-        of_pictures = {self.special.get(token) for token in ("<|image|>", "<|patch|>")}
+        of_pictures = {self.special.get(token) for token in OF_PICTURES}
         self._never_sampled = {*stop_ids, *of_pictures, config.patch_token_id}
         self._detokenizer = tokenizer.detokenizer
 
@@ -151,7 +152,7 @@ class Prompt:
             raise UsageError(f"a raw prompt is text, not {type(text).__name__}")
         bos = self.tokenizer.bos_token or ""
         ids = self._ids(bos + text.removeprefix(bos), UNMARKED)
-        if not {self.special.get("<|image|>"), self.config.patch_token_id}.isdisjoint(ids):
+        if not {self.special.get(token) for token in OF_PICTURES}.isdisjoint(ids):
             raise UsageError("a raw prompt cannot hold pictures; use messages")
         return Encoded(ids, [])
 
