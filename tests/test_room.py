@@ -12,7 +12,7 @@ from mlx_maverick.loading import load
 from mlx_maverick.maverick import Maverick
 
 GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 4}
-LONG = "word " * 1500
+LONG = "word " * 750  # two tokens each
 
 
 @pytest.fixture
@@ -52,8 +52,7 @@ def test_what_can_be_made_again_gives_way(tight: Maverick) -> None:
     tight.pictures["old"] = kept
     del kept
     assert tight.generate("Hi", **GREEDY).stats.new_tokens
-    assert tight.generate(LONG, session=first, **GREEDY).stats.new_tokens
-    assert tight.generate(LONG.replace("word", "other"), session=first, **GREEDY).stats.new_tokens
+    assert "old" not in tight.pictures
 
 
 def test_a_second_model_is_refused(

@@ -1,5 +1,6 @@
 """`mlx-maverick generate` with KV cache options, prompt caches, schemas, tools, memory."""
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -276,7 +277,7 @@ def test_a_prompt_cache_is_written_when_much_is_new(
     for prompt in (DOCUMENT + "Who?", DOCUMENT + "Whom?", "x" * 400, "x" * 400 + DOCUMENT):
         run(capsys, maverick_mini, "-p", prompt, "--prompt-cache", file)
         written.append(file.stat().st_ino)
-    assert [a == b for a, b in zip(written, written[1:], strict=False)] == [True, False, False]
+    assert [a == b for a, b in itertools.pairwise(written)] == [True, False, False]
 
 
 def test_a_cache_that_cannot_be_written_after_an_error(
