@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from .. import __version__, diagnosis, host, macs, outlook, pressure, sizing
-from ..diagnosis import Facts, Finding
+from .. import __version__, macs, pressure, sizing
+from ..doctor import diagnosis, host, outlook
+from ..doctor.diagnosis import Facts, Finding
 from ..errors import BadCheckpoint, MaverickError, UsageError
 from ..kv import DENSE, KVOptions
 from ..memory import Budget, raise_limit

@@ -8,16 +8,17 @@ from typing import Any
 
 import pytest
 
-from mlx_maverick import host, macs, pressure
+from mlx_maverick import macs, pressure
 from mlx_maverick.cli import doctor
 from mlx_maverick.cli.main import main
 from mlx_maverick.config import ModelConfig
-from mlx_maverick.diagnosis import Facts, findings
+from mlx_maverick.doctor import host
+from mlx_maverick.doctor.diagnosis import Facts, findings
+from mlx_maverick.doctor.host import Device
 from mlx_maverick.errors import MaverickError
-from mlx_maverick.host import Device
 from mlx_maverick.kv import DENSE, KVOptions, kv_bytes
 
-from ..recorded_machines import LINUX, M1_MAX, M3_ULTRA, M4_MAX, PRESSED, Recorded
+from ..doctor.recorded_machines import LINUX, M1_MAX, M3_ULTRA, M4_MAX, PRESSED, Recorded
 
 
 def printed(facts: Facts) -> list[str]:

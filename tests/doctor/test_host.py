@@ -7,9 +7,10 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 
-from mlx_maverick import host, libsystem
+from mlx_maverick import libsystem
+from mlx_maverick.doctor import host
+from mlx_maverick.doctor.host import LIMIT
 from mlx_maverick.errors import MaverickError
-from mlx_maverick.host import LIMIT
 
 from .recorded_machines import CPUINFO, sysctls
 from .test_pressure import FakeLibSystem
