@@ -32,10 +32,13 @@ class Watch:
         if self._calling:
             return ""
         line = self._text.rfind("\n", 0, self._shown) + 1
-        if found := self._start.search(self._text, line):
+        # Not from the line's beginning each time: a reply may be one long line.
+        if found := self._start.search(self._text, max(line, self._shown - len(TAG))):
             self._calling = True
             return self._show(found.start())
         line = self._text.rfind("\n") + 1
+        if line < self._shown:  # it does not begin with a call, else it would not be shown
+            return self._show(len(self._text))
         begun = self._text[line:].lstrip(" \t")
         maybe = any(start.startswith(begun) for start in self._starts)
         return self._show(line if maybe else len(self._text))

@@ -8,7 +8,7 @@ from PIL import Image
 
 from mlx_maverick.chat import Chat
 from mlx_maverick.errors import BadCheckpoint, MaverickError, NotFound, UsageError
-from mlx_maverick.events import Token
+from mlx_maverick.events import Finished, FinishReason, Prefill, Token
 from mlx_maverick.loading import load
 from mlx_maverick.maverick import Maverick
 
@@ -198,3 +198,78 @@ def test_a_broken_off_turn_can_be_gone_on_from(maverick: Maverick) -> None:
     reply = chat.send("Go on")
     assert reply.stats.cached_tokens > 0
     assert reply.text == maverick.generate(chat.messages[:-1], temperature=0, max_tokens=30).text
+
+
+def test_a_fork_in_the_middle_of_an_answer_goes_its_own_way(maverick: Maverick) -> None:
+    chat = maverick.chat(**GREEDY)
+    stream = chat.stream("Tell me a story")
+    while not isinstance(event := next(stream), Token) or not event.text:
+        pass
+    fork = chat.fork()
+    said, ids = fork.messages[-1]["content"], list(fork.messages[-1]["token_ids"])
+    rest = [event.text for event in stream if isinstance(event, Token)]
+    assert any(rest)
+    assert (fork.messages[-1]["content"], fork.messages[-1]["token_ids"]) == (said, ids)
+    assert fork.send("Go on").text == fresh(fork)
+
+
+def test_a_turn_is_not_taken_after_another_one(maverick: Maverick) -> None:
+    """Its prompt does not hold it: one of the two would be lost."""
+    chat = maverick.chat(**GREEDY)
+    first, second = chat.stream("One"), chat.stream("Two")
+    list(second)
+    with pytest.raises(UsageError, match="ask again"):
+        list(first)
+    assert [m["content"] for m in chat.messages if m["role"] == "user"] == ["Two"]
+    begun = chat.stream("Three")
+    assert isinstance(next(begun), Prefill)
+    chat.rewind()
+    with pytest.raises(UsageError, match="ask again"):
+        list(begun)
+    assert chat.messages == []
+
+
+def test_cancelled_before_there_is_an_answer(chat: Chat) -> None:
+    """The conversation is as before, also where an old answer was to be replaced."""
+    before, asked = list(chat.messages), 0
+
+    def soon() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked > 1
+
+    chat.session = chat.model.session()  # or there would be nothing to compute
+    for stream in (
+        chat.stream_regenerate(soon),
+        chat.stream_edit("Other words", should_stop=soon),
+        chat.stream("And now?", should_stop=soon),
+    ):
+        asked = 0
+        last = list(stream)[-1]
+        assert isinstance(last, Finished)
+        assert (last.reason, last.stats.new_tokens) == (FinishReason.CANCELLED, 0)
+        assert chat.messages == before
+    assert chat.send("And now?").text == fresh(chat)
+
+
+def test_editing_keeps_pictures_in_any_spelling(chat: Chat) -> None:
+    shown = {"type": "image_url", "image_url": {"url": str(PICTURE)}}
+    question = [{"type": "text", "text": "And what is this?"}, shown]
+    chat.messages[-2] = {"role": "user", "content": question}
+    chat.edit("And what are these?")
+    assert chat.messages[-2]["content"] == [shown, {"type": "text", "text": "And what are these?"}]
+    assert chat.messages[-1]["content"] == fresh(chat)
+
+
+def test_results_of_tools_may_have_any_keys(maverick: Maverick, tmp_path: Path) -> None:
+    tool = {"name": "find", "parameters": {"properties": {"what": {"type": "string"}}}}
+    chat = maverick.chat(tools=[tool], **GREEDY)
+    result = {"picture": 0, "object": {"picture": {"object": None}}, "grid": [{"picture": "x"}]}
+    call = {"id": "a", "type": "function", "function": {"name": "find", "arguments": "{}"}}
+    chat.messages += [
+        {"role": "user", "content": "Find it"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "a", "content": result},
+    ]
+    chat.save(tmp_path / "chat")
+    assert maverick.load_chat(tmp_path / "chat").messages == chat.messages

@@ -19,11 +19,10 @@ VOCABULARY = 5
 
 def chooser(prompt: tuple[int, ...] = (0,), **options: Any) -> Chooser:
     how = {k: options.pop(k) for k in ("sampler", "processors", "constraint") if k in options}
-    return Chooser(Sampling(**{"temperature": 0, **options}), prompt, VOCABULARY, **how)
+    return Chooser(Sampling(**{"temperature": 0, "seed": 0, **options}), prompt, VOCABULARY, **how)
 
 
 def drawn(choose: Chooser, count: int = 200) -> set[int]:
-    mx.random.seed(0)
     return {choose(LOGITS).id for _ in range(count)}
 
 
@@ -172,3 +171,14 @@ def test_a_seed_repeats_a_reply_with_any_sampler(maverick: Maverick) -> None:
 
     assert ids(3) == ids(3)
     assert ids(3) != ids(4)
+
+
+def test_what_cannot_come_is_not_likely(maverick: Maverick) -> None:
+    """Its log-probability would be no JSON either."""
+    reply = maverick.generate(
+        "Hi", json_schema={"enum": ["a"]}, temperature=0, logprobs=5, max_tokens=9
+    )
+    assert reply.text == '"a"'
+    for token in reply.tokens:
+        assert [one.id for one in token.likely] == [token.id]
+        assert token.logprob == pytest.approx(0, abs=1e-6)

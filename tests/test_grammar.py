@@ -1,6 +1,8 @@
 """Answers held to a JSON schema: whatever is sampled, what comes out validates."""
 
+import gc
 import json
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -283,3 +285,14 @@ def test_what_the_tokenizer_cannot_write_is_an_error(copy: Path) -> None:
     prompt = Prompt.from_folder(copy)
     with pytest.raises(UsageError, match="cannot write"):
         sampled(constraint(JsonSchema.parse({"const": 7}), prompt), prompt, 1.0)
+
+
+def test_a_vocabulary_is_freed_with_its_prompt(maverick_mini: Path) -> None:
+    """A worker loads one model after the other."""
+    prompt = Prompt.from_folder(maverick_mini)
+    state = constraint(JsonSchema.parse({"type": "integer", "maximum": 9}), prompt)
+    state.mask(mx.zeros((1, 1024)))
+    watched = weakref.ref(prompt)
+    del prompt, state
+    gc.collect()
+    assert watched() is None

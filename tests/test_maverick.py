@@ -236,3 +236,40 @@ def test_two_streams_may_take_turns(maverick: Maverick) -> None:
     shortest = min(len(m) for m in mixed)
     alone = list(maverick.stream("One", max_tokens=6, temperature=0))
     assert text_of(mixed[0]) == text_of(alone[:shortest])
+
+
+def test_a_stop_string_that_is_complete_only_at_the_end(maverick: Maverick) -> None:
+    """A lone space is held back until it is known what follows."""
+    space = maverick.prompt.plain_ids(" ")[0]
+    how: dict[str, Any] = {"temperature": 0, "logit_bias": {space: 100}, "max_tokens": 1}
+    assert maverick.generate("Hi", **how).text == " "
+    reply = maverick.generate("Hi", stop=(" ",), **how)
+    assert (reply.text, reply.finish_reason) == ("", FinishReason.STOP)
+
+
+def test_special_tokens_are_stop_strings_like_any_other(maverick: Maverick) -> None:
+    start = maverick.prompt.special["<|python_start|>"]
+    reply = maverick.generate(
+        "Hi", temperature=0, logit_bias={start: 100}, stop=("<|python_start|>",), max_tokens=5
+    )
+    assert (reply.text, reply.finish_reason, reply.ids) == ("", FinishReason.STOP, [start])
+
+
+def test_an_answer_that_fills_the_context(maverick_mini: Path) -> None:
+    chat = load(maverick_mini, context=40).chat(temperature=0)
+    reply = chat.send("Hi")
+    assert reply.finish_reason is FinishReason.LENGTH
+    assert reply.stats.prompt_tokens + reply.stats.new_tokens == 40
+    before = list(chat.messages)
+    with pytest.raises(UsageError, match="context of 40"):
+        chat.send("Go on")
+    assert chat.messages == before
+    assert chat.regenerate().text == reply.text
+
+
+def test_one_token(maverick: Maverick) -> None:
+    session = maverick.session()
+    reply = maverick.generate("Hi", session=session, max_tokens=1, temperature=0)
+    assert (len(reply.ids), session.length) == (1, reply.stats.prompt_tokens)
+    longer = maverick.generate("Hi", session=session, max_tokens=2, temperature=0)
+    assert longer.ids[:1] == reply.ids

@@ -1,10 +1,13 @@
 """Replies from any thread, cancelled from any thread, and in asyncio."""
 
 import asyncio
+import gc
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import mlx.core as mx
 import pytest
 
 from mlx_maverick.errors import UsageError
@@ -150,3 +153,64 @@ def test_a_session_is_for_one_reply_at_a_time(maverick: Maverick) -> None:
     # Which did the newer one no harm.
     again = collect(maverick.stream(PROMPTS[1], session=session, **GREEDY))
     assert again.text == maverick.generate(PROMPTS[1], **GREEDY).text
+
+
+@pytest.fixture
+def without_gc() -> Iterator[None]:
+    """Python looks for circles when it has made many objects, however large they are."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("without_gc")
+def test_memory_is_free_once_a_stream_is_dropped(maverick: Maverick) -> None:
+    before = maverick.run(mx.get_active_memory)
+    stream = maverick.stream("word " * 300, temperature=0)
+    while not isinstance(next(stream), Token):
+        pass
+    held = maverick.run(mx.get_active_memory) - before
+    del stream
+    assert held > 10**5
+    assert maverick.run(mx.get_active_memory) - before < 10**4
+
+
+@pytest.mark.usefixtures("without_gc")
+def test_memory_is_free_once_a_reply_has_failed(maverick: Maverick) -> None:
+    def broken(tokens: Any, logits: Any) -> Any:
+        raise ZeroDivisionError
+
+    before = maverick.run(mx.get_active_memory)
+    with pytest.raises(ZeroDivisionError):
+        maverick.generate("word " * 300, logits_processors=[broken])
+    assert maverick.run(mx.get_active_memory) - before < 10**4
+
+
+def test_seeded_replies_are_the_same_between_others(maverick: Maverick) -> None:
+    """And with a prompt that is cached, and on another thread."""
+    how: dict[str, Any] = {"temperature": 1.5, "max_tokens": 10}
+    wanted = [maverick.generate(PROMPTS[i], seed=i, **how).ids for i in range(3)]
+    streams = [maverick.stream(PROMPTS[i], seed=i, **how) for i in range(3)]
+    found: list[list[int]] = [[], [], []]
+    for _ in range(14):
+        for ids, stream in zip(found, streams, strict=True):
+            ids += [e.id for e in [next(stream, None)] if isinstance(e, Token) and e.id is not None]
+            maverick.generate("Hi", max_tokens=1)  # without a seed
+    assert found == wanted
+    session = maverick.session()
+    maverick.generate(PROMPTS[0], session=session, max_tokens=3)
+    with ThreadPoolExecutor(1) as pool:
+        again = pool.submit(maverick.generate, PROMPTS[0], session=session, seed=0, **how).result()
+    assert again.ids == wanted[0]
+    assert again.stats.cached_tokens > 0
+
+
+def test_replies_without_a_seed_are_not_those_after_the_last_one_with_one(
+    maverick: Maverick,
+) -> None:
+    replies = set()
+    for _ in range(3):
+        maverick.generate("Hi", seed=1, temperature=1.5, max_tokens=5)
+        replies.add(maverick.generate("Hi", temperature=1.5, max_tokens=20).text)
+    assert len(replies) > 1

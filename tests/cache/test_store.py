@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+import stat
 import struct
 from collections import namedtuple
 from collections.abc import Callable
@@ -361,3 +362,38 @@ def test_what_is_saved_is_independent_of_what_follows(tmp_path: Path) -> None:
     save(tmp_path / "kv", cache, fingerprint=MODEL)
     scribble(cache, 10)
     feed(load(tmp_path / "kv", maker(), fingerprint=MODEL).cache, 60)
+
+
+def test_what_is_no_ordinary_file_is_not_replaced(tmp_path: Path) -> None:
+    cache, pipe = filled(KVOptions(), 5), tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(UsageError, match="not an ordinary file"):
+        save(pipe, cache, fingerprint=MODEL)
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    refused(pipe, maker(), NotFound, "is not a file")
+    with pytest.raises(UsageError, match="not an ordinary file"):
+        save("/dev/null", cache, fingerprint=MODEL)
+
+
+def test_a_link_stays_one(tmp_path: Path) -> None:
+    """What it leads to is replaced, or made."""
+    (tmp_path / "elsewhere").mkdir()
+    link, file = tmp_path / "link", tmp_path / "elsewhere" / "kv"
+    link.symlink_to(file)
+    for length in (5, 9):
+        save(link, filled(KVOptions(), length), fingerprint=MODEL)
+        assert link.is_symlink()
+        assert load(file, maker(), fingerprint=MODEL).cache.length == length
+    link.unlink()
+    link.symlink_to(link)
+    with pytest.raises(MaverickError):
+        load(link, maker(), fingerprint=MODEL)
+
+
+def test_a_folder_that_cannot_be_written_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a disk that is read-only, whoever asks."""
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(MaverickError, match="its folder is read-only"):
+        save(tmp_path / "kv", filled(KVOptions(), 5), fingerprint=MODEL)

@@ -13,7 +13,7 @@ from mlx_maverick.doctor.host import LIMIT
 from mlx_maverick.errors import MaverickError
 
 from .recorded_machines import CPUINFO, sysctls
-from .test_pressure import FakeLibSystem
+from ..test_pressure import FakeLibSystem
 
 
 def asked(changes: dict[str, bytes | None] | None = None) -> host.Host:
