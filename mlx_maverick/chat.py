@@ -16,7 +16,7 @@ from .images import Picture, listed, load_picture
 from .sampling import Sampling
 from .session import Session
 from .stream import Stream
-from .tool_definitions import definitions
+from .tools.definitions import definitions
 
 if TYPE_CHECKING:
     from .maverick import Maverick, Options, TurnOptions

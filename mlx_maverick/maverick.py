@@ -26,7 +26,7 @@ from .replying import Request, events
 from .sampling import Sampling
 from .session import PictureFeatures, Session
 from .stream import Stream
-from .tool_definitions import definitions, names
+from .tools.definitions import definitions, names
 
 if TYPE_CHECKING:
     from .chat import Chat

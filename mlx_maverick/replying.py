@@ -16,7 +16,7 @@ from .prompt import Encoded
 from .sampling import Sampling
 from .session import PictureFeatures, Session
 from .textstream import TextStream
-from .tool_watch import Watch
+from .tools.watch import Watch
 
 if TYPE_CHECKING:
     from .maverick import Maverick

@@ -12,8 +12,8 @@ from mlx_maverick.doctor import host
 from mlx_maverick.doctor.host import LIMIT
 from mlx_maverick.errors import MaverickError
 
-from .recorded_machines import CPUINFO, sysctls
 from ..test_pressure import FakeLibSystem
+from .recorded_machines import CPUINFO, sysctls
 
 
 def asked(changes: dict[str, bytes | None] | None = None) -> host.Host:
