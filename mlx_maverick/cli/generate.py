@@ -193,7 +193,8 @@ def _answer(
             reply |= {"tool_calls": calls, "problem": last.problem}
         if args.logprobs is not None:
             reply["logprobs"] = [asdict(token) for token in tokens if token.id is not None]
-        print(json.dumps({"model": model.name, **reply, "stats": stats}))
+        said = json.dumps({"model": model.name, **reply, "stats": stats})
+        print(said.replace("\x7f", "\\u007f"))  # the one control character that JSON leaves
     else:
         for call in calls:
             print(shown(json.dumps(call, ensure_ascii=False)))
