@@ -92,7 +92,7 @@ class Report:
         assert len(self.active) >= 3, "too short for a judgement"
         assert max(self.active[1:]) - self.active[1] <= 1024, self.active
         assert self.files[-1] <= self.files[1], self.files
-        assert self.objects[-1] <= self.objects[1] * 1.02 + 2000, self.objects
+        assert self.objects[-1] <= self.objects[1] + 500, self.objects
         if len(self.resident) >= 12:
             # The least of a few: allocators take and give in lumps.
             third = len(self.resident) // 3
