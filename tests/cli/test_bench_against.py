@@ -88,6 +88,7 @@ def test_against_mlx_vlm(kept: Path, capsys: pytest.CaptureFixture[str]) -> None
     picture = next(line for line in lines if line.startswith("picture, tiles 2"))
     assert picture.endswith("x")
     assert picture.count(" s ") == 2
+    assert any(line.startswith("mlx-vlm  ") for line in lines)
     assert any(line.startswith("sizes  ") and "vision hidden 88" in line for line in lines)
 
 
