@@ -8,6 +8,7 @@ import json
 import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
 from importlib.util import find_spec
 
 from ..config import ModelConfig
@@ -124,7 +125,7 @@ def run(args: argparse.Namespace, model: str, report: Callable[[str], None]) -> 
         rows=rows({program: [r.figures for r in runs] for program, runs in reports.items()}),
         agreement=_agreement({program: runs[0].likeliest for program, runs in reports.items()}),
         runs=args.runs,
-        machine=machine(),
+        machine=machine() | {args.against: version(args.against)},
     )
 
 

@@ -2,6 +2,8 @@
 program and say it right, not how fast anything is."""
 
 import json
+import re
+import shlex
 from importlib import util
 from pathlib import Path
 from typing import Any
@@ -9,9 +11,10 @@ from typing import Any
 import pytest
 
 from mlx_maverick.checkpoint import Checkpoint
-from mlx_maverick.cli.bench_against import rows
+from mlx_maverick.cli.bench_against import AGAINST, rows
 from mlx_maverick.cli.bench_subject import Figure
-from mlx_maverick.cli.main import main
+from mlx_maverick.cli.bench_synthetic import geometry
+from mlx_maverick.cli.main import _parser, main
 from mlx_maverick.config import ModelConfig
 
 SIZES = [
@@ -85,6 +88,7 @@ def test_against_mlx_vlm(kept: Path, capsys: pytest.CaptureFixture[str]) -> None
     picture = next(line for line in lines if line.startswith("picture, tiles 2"))
     assert picture.endswith("x")
     assert picture.count(" s ") == 2
+    assert any(line.startswith("mlx-vlm  ") for line in lines)
     assert any(line.startswith("sizes  ") and "vision hidden 88" in line for line in lines)
 
 
@@ -194,3 +198,22 @@ def test_medians_and_ratios_of_runs_that_followed_each_other() -> None:
     assert decode.ratios == {THEIRS: 2}  # of 2, 1 and 4
     assert load.values == {OURS: 2, THEIRS: 4}
     assert load.ratios == {THEIRS: 3}  # of 3, 1 and 4
+
+
+COMMANDS = re.findall(
+    r"^mlx-maverick (bench .*)$",
+    (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text(),
+    re.MULTILINE,
+)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_commands_of_the_documented_tables(command: str) -> None:
+    """They are ones that this version takes."""
+    args = _parser("bench").parse_args(shlex.split(command))
+    assert args.against in AGAINST
+    assert geometry(args).config.text.num_local_experts in (4, 128)
+
+
+def test_there_are_such_commands() -> None:
+    assert len(COMMANDS) == 11
