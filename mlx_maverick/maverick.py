@@ -19,6 +19,7 @@ from .events import Reply, collect
 from .grammar import JsonSchema
 from .image_source import Source
 from .images import Picture, listed, load_picture
+from .kv import KVOptions
 from .memory import Budget
 from .model import Llama4
 from .prompt import Encoded, Message, Prompt
@@ -98,6 +99,11 @@ class Maverick:
     def context(self) -> int:
         """The most tokens a conversation may have."""
         return self.budget.context
+
+    @property
+    def kv(self) -> KVOptions:
+        """How its KV caches are kept."""
+        return self.budget.options
 
     @property
     def config(self) -> ModelConfig:
@@ -186,7 +192,7 @@ class Maverick:
 
     def session(self) -> Session:
         """An empty KV cache, to be given to `stream` again and again."""
-        return Session(self.model, self.fingerprint, self.budget.options, self.context)
+        return Session(self.model, self.fingerprint, self.kv, self.context)
 
     def load_session(self, path: str | Path) -> Session:
         """The session in a file that `Session.save` wrote. Raises as `load_chat`."""

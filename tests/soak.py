@@ -123,13 +123,8 @@ class Soak:
     def __init__(self, model: Maverick, seed: int, folder: Path):
         self.random, self.folder, self.report = Random(seed), folder, Report()
         budgets = [model.budget.changed(CONTEXT, options) for options in CACHES]
-        parts, ends = (
-            (model.model, model.prompt, model.name),
-            (
-                model.memory_limit,
-                model.fingerprint,
-            ),
-        )
+        parts = (model.model, model.prompt, model.name)
+        ends = (model.memory_limit, model.fingerprint)
         self.models = [Maverick(*parts, budget, *ends) for budget in budgets]
         self.pictures = [
             Image.frombytes("RGB", size, bytes(self.random.randbytes(3 * size[0] * size[1])))

@@ -143,7 +143,7 @@ def _there(file: Path | None) -> bool:
 def _keep(session: "Session", prompt: "Encoded", file: Path | None, status: StatusLine) -> None:
     """Write the KV cache, unless most of the prompt came from the file: what is new is then
     soon computed again, and that of a long document takes gigabytes."""
-    if file is None or session.reused is None:  # not asked for, or nothing was computed
+    if file is None or session.reused is None or not session.length:  # nothing to keep
         return
     if len(prompt.ids) - session.reused > session.reused // 2:
         status.show(f"writing {file}")
