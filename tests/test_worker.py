@@ -179,7 +179,7 @@ def test_the_session_is_kept(harness: Callable[..., Harness]) -> None:
         ('{"op": "generate", "id": 1, "messages": [], "options": {"heat": 1}}', "'heat'"),
         ('{"op": "generate", "id": 1, "messages": [], "options": {"top_p": 7}}', "top_p"),
         ('{"op": "generate", "id": 1, "messages": [], "options": {"top_p": "x"}}', "top_p"),
-        ('{"op": "generate", "id": 1, "messages": [], "options": {"stop": 3}}', "type"),
+        ('{"op": "generate", "id": 1, "messages": [], "options": {"stop": 3}}', "stop"),
         ('{"op": "cancel"}', "id"),
         ('{"op": "generate", "id": 1, "messages": []}', "no model"),
     ],
