@@ -17,7 +17,7 @@ _HOME = {
     "Sampling": "sampling",
     "KVOptions": "kv",
     "JsonSchema": "grammar",
-    "ToolCall": "tool_call",
+    "ToolCall": "tools.call",
     "Prefill": "events",
     "Token": "events",
     "Likely": "events",
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from .sampling import Sampling as Sampling
     from .session import Session as Session
     from .stream import Stream as Stream
-    from .tool_call import ToolCall as ToolCall
+    from .tools.call import ToolCall as ToolCall
 
 
 def __getattr__(name: str) -> Any:

@@ -4,7 +4,7 @@ Knows nothing of terminals.
 """
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -16,16 +16,20 @@ from .images import Picture, listed, load_picture
 from .sampling import Sampling
 from .session import Session
 from .stream import Stream
-from .tool_definitions import definitions
+from .tools.definitions import definitions
 
 if TYPE_CHECKING:
-    from .maverick import Maverick, Options
+    from .maverick import Maverick, Options, TurnOptions
 
 Message = dict[str, Any]
+# Options of a turn that are none of sampling.
+BESIDES = ("json_schema", "sampler", "logits_processors", "should_stop")
 
 
 class Chat:
     """Made by `Maverick.chat()`; only what is new in a turn is computed.
+
+    Options given with a turn (`TurnOptions`) count for that turn, in place of the chat's own.
 
     `messages` may be read and changed between turns. An answer carries the `token_ids` that
     were sampled, which stand for its `content` as long as that is what they say.
@@ -48,29 +52,32 @@ class Chat:
         """Questions asked so far."""
         return len(self._questions())
 
-    def send(self, text: str, images: Sequence[Source | Picture] = ()) -> Reply:
+    def send(
+        self,
+        text: str,
+        images: Sequence[Source | Picture] = (),
+        **options: "Unpack[TurnOptions]",
+    ) -> Reply:
         """One turn: the whole answer. Raises UsageError, NotFound or BadImage for a message
         that cannot be answered; the conversation is then as before."""
-        return collect(self.stream(text, images))
+        return collect(self.stream(text, images, **options))
 
     def stream(
         self,
         text: str,
         images: Sequence[Source | Picture] = (),
-        should_stop: Callable[[], bool] = lambda: False,
+        **options: "Unpack[TurnOptions]",
     ) -> Stream:
         """One turn as events. A turn that is cut short keeps the answer so far; one without
         any leaves the conversation as it was."""
-        return self._ask(self.messages, [self._question(text, images)], should_stop)
+        return self._ask(self.messages, [self._question(text, images)], options)
 
-    def send_results(self, *results: Any) -> Reply:
+    def send_results(self, *results: Any, **options: "Unpack[TurnOptions]") -> Reply:
         """The answer to what the functions gave that the last reply called, in its order:
         strings, or anything that JSON can say. Raises UsageError if there are not as many."""
-        return collect(self.stream_results(*results))
+        return collect(self.stream_results(*results, **options))
 
-    def stream_results(
-        self, *results: Any, should_stop: Callable[[], bool] = lambda: False
-    ) -> Stream:
+    def stream_results(self, *results: Any, **options: "Unpack[TurnOptions]") -> Stream:
         """The same as events."""
         calls = self.messages[-1].get("tool_calls", ()) if self.messages else ()
         if len(results) != len(calls) or not calls:
@@ -79,30 +86,34 @@ class Chat:
             {"role": "tool", "content": result, "tool_call_id": call["id"]}
             for result, call in zip(results, calls, strict=True)
         ]
-        return self._ask(self.messages, new, should_stop)
+        return self._ask(self.messages, new, options)
 
-    def regenerate(self) -> Reply:
+    def regenerate(self, **options: "Unpack[TurnOptions]") -> Reply:
         """Another answer to the last question. Raises UsageError if there is none."""
-        return collect(self.stream_regenerate())
+        return collect(self.stream_regenerate(**options))
 
-    def stream_regenerate(self, should_stop: Callable[[], bool] = lambda: False) -> Stream:
+    def stream_regenerate(self, **options: "Unpack[TurnOptions]") -> Stream:
         """The same as events; the old answer stays until there is something of the new one."""
         at = self._at(-1)
-        return self._ask(self.messages[:at], [self.messages[at]], should_stop)
+        return self._ask(self.messages[:at], [self.messages[at]], options)
 
     def edit(
-        self, text: str, turn: int = -1, images: Sequence[Source | Picture] | None = None
+        self,
+        text: str,
+        turn: int = -1,
+        images: Sequence[Source | Picture] | None = None,
+        **options: "Unpack[TurnOptions]",
     ) -> Reply:
         """Ask the question of a turn (0 is the first, -1 the last) in other words, with its
         pictures or other ones; what came after it is dropped. Raises as `send`."""
-        return collect(self.stream_edit(text, turn, images))
+        return collect(self.stream_edit(text, turn, images, **options))
 
     def stream_edit(
         self,
         text: str,
         turn: int = -1,
         images: Sequence[Source | Picture] | None = None,
-        should_stop: Callable[[], bool] = lambda: False,
+        **options: "Unpack[TurnOptions]",
     ) -> Stream:
         """The same as events."""
         at = self._at(turn)
@@ -112,7 +123,7 @@ class Chat:
             parts = content if isinstance(content, list) else []
             if shown := [part for part in parts if part["type"] != "text"]:
                 question["content"] = [*shown, {"type": "text", "text": text}]
-        return self._ask(self.messages[:at], [question], should_stop)
+        return self._ask(self.messages[:at], [question], options)
 
     def fork(self) -> "Chat":
         """A copy of the conversation that goes its own way, without computing anything."""
@@ -165,16 +176,13 @@ class Chat:
             raise UsageError(f"there is no turn {turn}: {len(questions)} questions were asked")
         return questions[turn]
 
-    def _ask(
-        self, before: list[Message], new: list[Message], should_stop: Callable[[], bool]
-    ) -> Stream:
+    def _ask(self, before: list[Message], new: list[Message], options: "TurnOptions") -> Stream:
+        single: dict[str, Any] = {**options}
+        other: Any = {name: single.pop(name) for name in BESIDES if name in single}
+        sampling = self.sampling.changed(single)
         prompt = self.model.encode([*before, *new], tools=self.tools)
         stream = self.model.stream_encoded(
-            prompt,
-            session=self.session,
-            sampling=self.sampling,
-            tools=self.tools,
-            should_stop=should_stop,
+            prompt, session=self.session, sampling=sampling, tools=self.tools, **other
         )
         was = list(self.messages)
         return stream.watched(lambda events: self._turn(was, [*before, *new], events))

@@ -14,7 +14,7 @@ import numpy as np
 from .errors import BadCheckpoint, UsageError
 from .images import Picture
 from .sampling import Sampling
-from .tool_definitions import definitions
+from .tools.definitions import definitions
 
 CHAT = "chat"  # the note
 PICTURE, OBJECT = "picture", "object"  # what an object stands for that has one of these keys

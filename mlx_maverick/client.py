@@ -142,8 +142,8 @@ def decode(raw: Mapping[str, Any]) -> WorkerEvent:
         case "prefill":
             return Step(values["id"], Prefill(values["done"], values["total"]))
         case "finished":
-            finished = Finished(FinishReason(values["reason"]), Stats(**values["stats"]))
-            return Step(values["id"], finished)
+            reason, stats = FinishReason(values["reason"]), Stats(**values["stats"])
+            return Step(values["id"], Finished(reason, stats, problem=values["problem"]))
         case "error":
             return Failed(**values)
         case kind:

@@ -12,7 +12,7 @@ from typing import Any
 from .config import ModelConfig
 from .errors import UsageError
 from .images import Picture, load_picture
-from .tool_call import ToolCall
+from .tools.call import ToolCall
 
 Message = Mapping[str, Any]
 ROLES = ("system", "user", "assistant", "tool", "ipython")

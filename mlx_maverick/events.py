@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .tool_call import ToolCall
+    from .tools.call import ToolCall
 
 
 class FinishReason(StrEnum):

@@ -12,12 +12,14 @@ from typing import Any
 import mlx.core as mx
 
 from . import engine_thread, hub, memory
+from .cache import Cache, store
 from .checkpoint import Checkpoint
 from .config import ModelConfig
 from .errors import Interrupted, UsageError
 from .fingerprint import model_fingerprint
 from .kv import DENSE, KVOptions
 from .maverick import Maverick, checked
+from .memory import Budget
 from .model import Llama4, default_dtype, load_model, loaded_bytes
 from .prompt import Encoded, Message, Prompt
 
@@ -39,7 +41,8 @@ def load(
     """Load a model folder, or a repository in the Hub's cache.
 
     `context` is the most tokens a conversation may have (None: 32,768, or what the model
-    has); memory is checked for it. `kv_bits` 8 or 4 quantises the KV cache, from a length of
+    has); memory is checked for one such conversation, and again, for what others hold by then,
+    before each reply. `kv_bits` 8 or 4 quantises the KV cache, from a length of
     `quantized_kv_start` tokens on; `max_kv_size` bounds the tokens that the global layers
     keep: the first few, and the latest. `progress(done, layers)` is called while reading, on
     the engine's thread.
@@ -59,11 +62,11 @@ class Unread:
 
     folder: Path
     name: str
-    context: int
     dtype: mx.Dtype
-    kv: KVOptions
     prompt: Prompt
-    memory_limit: int
+    budget: Budget
+    memory_limit: int  # bytes
+    fingerprint: str  # see fingerprint.model_fingerprint
 
     @staticmethod
     def open(
@@ -88,11 +91,12 @@ class Unread:
                 "float16"
             )
         weights = loaded_bytes(checkpoint, dtype.size)
-        budget = memory.Budget.of(config, weights, context, element_bytes=dtype.size, options=kv)
+        budget = Budget.of(config, weights, context, element_bytes=dtype.size, options=kv)
         limit = memory.machine_limit()
-        memory.check(budget, limit, str(model))
+        memory.check(budget, limit, str(model), held=mx.get_active_memory())
         prompt = Prompt.from_folder(folder)
-        return Unread(folder, Path(model).name, context, dtype, kv, prompt, limit)
+        fingerprint = model_fingerprint(folder, dtype)
+        return Unread(folder, Path(model).name, dtype, prompt, budget, limit, fingerprint)
 
     def load(self, progress: Progress | None = None) -> Maverick:
         """Read the weights. Raises BadCheckpoint."""
@@ -106,23 +110,33 @@ class Unread:
             if progress is not None:
                 progress(done, total)
 
-        def read() -> tuple[Llama4, str]:
+        def read() -> Llama4:
             memory.set_limits(self.memory_limit)
-            model = load_model(self.folder, self.dtype, report)
-            return model, model_fingerprint(self.folder, self.dtype)
+            return load_model(self.folder, self.dtype, report)
 
         try:
-            model, fingerprint = engine_thread.run(read)
+            model = engine_thread.run(read)
         except BaseException:
             given_up.set()  # an interrupted wait leaves the engine's thread reading
             raise
-        return Maverick(model, self.prompt, self.name, self.context, self.kv, fingerprint)
+        return Maverick(
+            model, self.prompt, self.name, self.budget, self.memory_limit, self.fingerprint
+        )
+
+    def check_cache(self, path: str | Path) -> None:
+        """Raises what `Maverick.load_session` would, as far as the file's header tells."""
+        config, budget = self.prompt.config, self.budget
+        store.check_file(
+            path,
+            lambda: Cache(config.text, budget.options, budget.context),
+            fingerprint=self.fingerprint,
+        )
 
     def encode(self, messages: str | Sequence[Message], tools: Sequence[Any] = ()) -> Encoded:
         """A conversation that `Maverick.stream_encoded` can take. Raises UsageError,
         NotFound or BadImage for one that cannot be answered."""
-        return checked(self.prompt.encode(messages, tools), self.context)
+        return checked(self.prompt.encode(messages, tools), self.budget.context)
 
     def encode_text(self, text: str) -> Encoded:
         """Raw text without the chat template, as base models need it."""
-        return checked(self.prompt.encode_text(text), self.context)
+        return checked(self.prompt.encode_text(text), self.budget.context)

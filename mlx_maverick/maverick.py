@@ -12,21 +12,21 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypedDict, TypeVar, Unpack
 
 import mlx.core as mx
 
-from . import engine, engine_thread
+from . import engine, engine_thread, memory
 from .config import ModelConfig
-from .errors import UsageError
+from .errors import DoesNotFit, UsageError
 from .events import Reply, collect
 from .grammar import JsonSchema
 from .image_source import Source
 from .images import Picture, listed, load_picture
-from .kv import DENSE, KVOptions
+from .memory import Budget
 from .model import Llama4
 from .prompt import Encoded, Message, Prompt
 from .replying import Request, events
 from .sampling import Sampling
 from .session import PictureFeatures, Session
 from .stream import Stream
-from .tool_definitions import definitions, names
+from .tools.definitions import definitions, names
 
 if TYPE_CHECKING:
     from .chat import Chat
@@ -58,16 +58,21 @@ class Options(TypedDict, total=False):
     logprobs: int | None
 
 
-class ReplyOptions(Options, total=False):
+class TurnOptions(Options, total=False):
+    """All that can be said about one turn of a chat."""
+
+    json_schema: JsonSchema | Mapping[str, Any] | str | None  # what the answer has to be
+    sampler: "Sampler | None"  # log-probabilities [1, V] -> token ids [1]
+    logits_processors: "Sequence[LogitsProcessor]"  # (tokens [n], logits [1, V]) -> logits
+    should_stop: Callable[[], bool]  # asked between tokens, prefill steps and layers
+
+
+class ReplyOptions(TurnOptions, total=False):
     """All that can be said about one reply."""
 
     session: Session | None  # a KV cache to go on from, and to leave for the next reply
     sampling: Sampling | None  # instead of single options
     tools: Sequence[Any]  # functions the model may call: definitions, or Python functions
-    json_schema: JsonSchema | Mapping[str, Any] | str | None  # what the answer has to be
-    sampler: "Sampler | None"  # log-probabilities [1, V] -> token ids [1]
-    logits_processors: "Sequence[LogitsProcessor]"  # (tokens [n], logits [1, V]) -> logits
-    should_stop: Callable[[], bool]  # asked between tokens, prefill steps and layers
 
 
 class Maverick:
@@ -78,15 +83,21 @@ class Maverick:
         model: Llama4,
         prompt: Prompt,
         name: str,
-        context: int,
-        kv: KVOptions = DENSE,
-        fingerprint: str = "",
+        budget: Budget,
+        memory_limit: int,
+        fingerprint: str,
     ):
-        """`fingerprint` tells saved KV caches of this model from those of others."""
-        self.model, self.prompt, self.name, self.context = model, prompt, name, context
-        self.kv, self.fingerprint = kv, fingerprint
+        """`memory_limit`: bytes this process may hold. `fingerprint` tells saved KV caches of
+        this model from those of others."""
+        self.model, self.prompt, self.name, self.budget = model, prompt, name, budget
+        self.memory_limit, self.fingerprint = memory_limit, fingerprint
         self._pictures: dict[str, mx.array] = {}
         self._encoding = threading.Lock()  # tokenizers are not made for two threads at once
+
+    @property
+    def context(self) -> int:
+        """The most tokens a conversation may have."""
+        return self.budget.context
 
     @property
     def config(self) -> ModelConfig:
@@ -175,7 +186,7 @@ class Maverick:
 
     def session(self) -> Session:
         """An empty KV cache, to be given to `stream` again and again."""
-        return Session(self.model, self.fingerprint, self.kv, self.context)
+        return Session(self.model, self.fingerprint, self.budget.options, self.context)
 
     def load_session(self, path: str | Path) -> Session:
         """The session in a file that `Session.save` wrote. Raises as `load_chat`."""
@@ -239,6 +250,16 @@ class Maverick:
     def pictures(self) -> dict[str, mx.array]:
         """Encoded pictures by digest, the last used last. For the engine's thread."""
         return self._pictures
+
+    def make_room(self, session: Session, tokens: int) -> None:
+        """See that a conversation of `tokens` has room, and free what can be made again if it
+        has not. For the engine's thread. Raises DoesNotFit."""
+        room = (self.budget, self.memory_limit, tokens, session.nbytes)
+        try:
+            memory.check_reply(*room, held=mx.get_active_memory())
+        except DoesNotFit:
+            self.shed()
+            memory.check_reply(*room, held=mx.get_active_memory())
 
     def forget_pictures(self, most: int = KEPT_PICTURES) -> None:
         """Keep no more than the `most` encoded pictures used last."""

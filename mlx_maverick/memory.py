@@ -201,8 +201,11 @@ def usable(total: int) -> int:
     return total - min(SYSTEM_RESERVE, total // 8)
 
 
-def check(budget: Budget, limit: int, model_name: str, memory: int | None = None) -> None:
-    """Raises DoesNotFit, with numbers and advice, if `budget` is above `limit` bytes.
+def check(
+    budget: Budget, limit: int, model_name: str, memory: int | None = None, held: int = 0
+) -> None:
+    """Raises DoesNotFit, with numbers and advice, if `budget` is above `limit` bytes, of which
+    this process holds some already.
 
     `memory` as for `advice`.
     """
@@ -211,6 +214,24 @@ def check(budget: Budget, limit: int, model_name: str, memory: int | None = None
             f"{model_name} needs {gb(budget.total)} (weights {gb(budget.weights)}, KV cache at "
             f"{budget.context:,} tokens {gb(budget.kv)}, working room {gb(budget.working)}) and "
             f"this machine gives {gb(limit)}; {advice(budget, limit, memory)}"
+        )
+    if budget.total + held > limit:
+        raise DoesNotFit(
+            f"{model_name} needs {gb(budget.total)}; of the {gb(limit)} that this machine gives, "
+            f"{gb(held)} are held by what this program has loaded; let go of that first"
+        )
+
+
+def check_reply(budget: Budget, limit: int, tokens: int, cached: int, held: int) -> None:
+    """Raises DoesNotFit if a conversation of `tokens` has no room beside the rest of what this
+    process holds: `held` bytes in all, of which `cached` are its own KV cache."""
+    own = budget.changed(context=tokens)
+    more = max(0, own.kv - cached) + own.working
+    if held + more > limit:
+        raise DoesNotFit(
+            f"a conversation of {tokens:,} tokens needs {gb(more)} more, and of the {gb(limit)} "
+            f"that this machine gives, {gb(held)} are held by the model and other conversations; "
+            "let go of some of those, or ask for fewer tokens"
         )
 
 

@@ -20,9 +20,9 @@ from .errors import BadCheckpoint, UsageError
 from .images import Picture
 from .textstream import TextStream
 from .tokenizer import load_tokenizer, stop_ids
-from .tool_call import ToolCall
-from .tool_definitions import Tool, definitions
-from .tools import parse
+from .tools.call import ToolCall
+from .tools.definitions import Tool, definitions
+from .tools.parse import parse
 
 __all__ = ["Encoded", "Message", "Prompt"]
 

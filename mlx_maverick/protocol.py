@@ -13,7 +13,7 @@ Events, told apart by `event`:
     loaded    name, parameters, nbytes, context, vision
     prefill   id, done, total
     token     id, text, ids (of several tokens when the reader was slow; of none at the end)
-    finished  id, reason, stats
+    finished  id, reason, stats, problem (what memory was short of, or null)
     memory    active, cache, peak, kv (bytes)
     error     op, id (null where there is none), kind, message, exit_code
 """

@@ -16,7 +16,7 @@ from .prompt import Encoded
 from .sampling import Sampling
 from .session import PictureFeatures, Session
 from .textstream import TextStream
-from .tool_watch import Watch
+from .tools.watch import Watch
 
 if TYPE_CHECKING:
     from .maverick import Maverick
@@ -63,6 +63,8 @@ def events(
             return FinishReason.CANCELLED
         return FinishReason.MEMORY if guard.check() else None
 
+    most = len(prompt.ids) + (sampling.max_tokens or 0)
+    model.make_room(session, min(most, model.context))
     turn = session.begin(prompt)
     try:
         for event in engine.generate(
@@ -86,7 +88,8 @@ def events(
                 if event.reason is FinishReason.MEMORY:
                     event = replace(event, problem=guard.why)
                 yield from _end(event, text, calls)
-            else:
+            else:  # a step of the prompt, and the pictures in it, are in the cache
+                model.forget_pictures()
                 yield event
             session.check(turn)
     finally:

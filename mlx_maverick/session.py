@@ -37,6 +37,7 @@ class Session:
         self._fingerprint = fingerprint
         self._marks = array("q")  # of each position; see Encoded.fingerprint
         self._turn = 0
+        self.reused: int | None = None  # tokens that the last prompt found here
         self.cache = model.make_cache(kv, context)
 
     @property
@@ -61,7 +62,7 @@ class Session:
         known = np.array(self._marks, dtype=np.int64)[: self.cache.length]
         length = min(len(known), len(marks) - 1)
         differ = np.flatnonzero(known[:length] != marks[:length])
-        self.cache.rewind(int(differ[0]) if len(differ) else length)
+        self.reused = self.cache.rewind(int(differ[0]) if len(differ) else length)
         self._marks = array("q", marks.tobytes())
         self._turn += 1
         return self._turn

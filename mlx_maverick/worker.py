@@ -214,8 +214,9 @@ class Worker:
                 self._out.put("prefill", id=id, done=done, total=total)
             case Token(text, token):
                 self._out.put("token", id=id, text=text, ids=[] if token is None else [token])
-            case Finished(reason, stats):
-                self._out.put("finished", id=id, reason=str(reason), stats=asdict(stats))
+            case Finished(reason, stats, _, problem):
+                said = {"reason": str(reason), "stats": asdict(stats), "problem": problem}
+                self._out.put("finished", id=id, **said)
 
     def _report_memory_if_due(self) -> None:
         if time.monotonic() >= self._memory_due:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import mlx.core as mx
 import pytest
 
 from mlx_maverick.errors import NotFound, UsageError
@@ -28,6 +29,22 @@ def test_turns_share_the_cache_and_equal_a_fresh_run(maverick: Maverick) -> None
     assert roles(chat.messages) == ["system", *["user", "assistant"] * 3]
     fresh = maverick.generate(chat.messages[:-1], max_tokens=12, temperature=0)
     assert fresh.text == third.text
+
+
+def test_options_of_one_turn(maverick: Maverick) -> None:
+    chat = maverick.chat(max_tokens=12, temperature=0)
+    usual = chat.send("Name a colour")
+    assert len(chat.regenerate(max_tokens=3).ids) == 3
+    colour = {"enum": ["blue", "red"]}
+    assert chat.edit("Name a colour", json_schema=colour, max_tokens=40).text in ('"blue"', '"red"')
+    seven = chat.regenerate(sampler=lambda logprobs: mx.array([7]), logprobs=0)
+    assert set(seven.ids) == {7}
+    assert seven.tokens[0].logprob is not None
+    assert chat.regenerate().ids == usual.ids  # what was said of one turn is forgotten
+    for option in ("session", "sampling", "tools", "temprature"):
+        with pytest.raises(UsageError, match=f"unknown option '{option}'"):
+            chat.send("Hi", **{option: None})  # type: ignore[arg-type]
+    assert roles(chat.messages) == ["user", "assistant"]
 
 
 def test_a_cut_answer_is_kept(maverick: Maverick) -> None:

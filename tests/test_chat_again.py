@@ -240,7 +240,7 @@ def test_cancelled_before_there_is_an_answer(chat: Chat) -> None:
 
     chat.session = chat.model.session()  # or there would be nothing to compute
     for stream in (
-        chat.stream_regenerate(soon),
+        chat.stream_regenerate(should_stop=soon),
         chat.stream_edit("Other words", should_stop=soon),
         chat.stream("And now?", should_stop=soon),
     ):

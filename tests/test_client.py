@@ -82,8 +82,14 @@ def start(inbox: Inbox, tmp_path: Path) -> Iterator[Start]:
         ({"event": "token", "id": 1, "text": "x", "ids": [3, 4]}, Text(1, "x", [3, 4])),
         ({"event": "prefill", "id": 1, "done": 2, "total": 3}, Step(1, Prefill(2, 3))),
         (
-            {"event": "finished", "id": 1, "reason": "length", "stats": vars(STATS)},
-            Step(1, Finished(FinishReason.LENGTH, STATS)),
+            {
+                "event": "finished",
+                "id": 1,
+                "reason": "memory",
+                "stats": vars(STATS),
+                "problem": "1 GB left",
+            },
+            Step(1, Finished(FinishReason.MEMORY, STATS, problem="1 GB left")),
         ),
     ],
 )

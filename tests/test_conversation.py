@@ -9,7 +9,7 @@ from PIL import Image
 
 from mlx_maverick.errors import UsageError
 from mlx_maverick.prompt import Prompt
-from mlx_maverick.tools import ToolCall
+from mlx_maverick.tools.parse import ToolCall
 
 WEATHER = {
     "type": "function",

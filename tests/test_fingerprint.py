@@ -55,6 +55,18 @@ def test_every_tensor_counts(maverick_mini: Path, copy: Path) -> None:
     assert model_fingerprint(copy, "float32") == wanted
 
 
+def test_types_and_shapes_count(maverick_mini: Path, copy: Path) -> None:
+    """Of tensors with the very same bytes."""
+    wanted = model_fingerprint(maverick_mini, "float32")
+    shard = sorted(copy.glob("*.safetensors"))[0]
+    held = damage.read(shard)
+    name = next(name for name, tensor in held.items() if len(tensor.shape) == 2)
+    rows, width = held[name].shape
+    for other in (held[name]._replace(dtype="F16"), held[name]._replace(shape=(rows * width,))):
+        damage.write(shard, held | {name: other})
+        assert model_fingerprint(copy, "float32") != wanted
+
+
 def test_recipes_count(maverick_mini: Path, tmp_path: Path) -> None:
     found = set()
     for name in ("e4r4", "e4r6"):

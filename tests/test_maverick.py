@@ -133,6 +133,16 @@ def test_encoded_pictures_are_kept_but_not_without_end(maverick: Maverick) -> No
     assert len(maverick.pictures) == KEPT_PICTURES
 
 
+def test_a_prompt_of_many_pictures_keeps_few_at_a_time(maverick: Maverick) -> None:
+    maverick.run(maverick.forget_pictures, 0)
+    seen = [Image.new("RGB", (56, 56), (i, i, 0)) for i in range(KEPT_PICTURES + 3)]
+    most = 0
+    for event in maverick.stream("Which?", images=seen, max_tokens=1):
+        if isinstance(event, Prefill):
+            most = max(most, len(maverick.pictures))
+    assert most == KEPT_PICTURES
+
+
 @pytest.mark.parametrize("text", ["Once upon a time", "<|begin_of_text|>Once upon a time"])
 def test_raw_text_is_continued(maverick: Maverick, text: str) -> None:
     reply = collect(maverick.stream_text(text, max_tokens=5, temperature=0))

@@ -196,6 +196,12 @@ def test_base_models_have_no_template(copy: Path) -> None:
     assert prompt.special["<|eot|>"] in ids
 
 
+@pytest.mark.parametrize("token", ["<|image|>", "<|patch|>"])
+def test_raw_text_names_no_pictures(prompt: Prompt, token: str) -> None:
+    with pytest.raises(UsageError, match="cannot hold pictures"):
+        prompt.encode_text(f"Once upon {token} a time")
+
+
 def test_a_folder_cannot_run_code(copy: Path) -> None:
     """transformers would offer to import a tokenizer class from the folder."""
     raw = json.loads((copy / "tokenizer_config.json").read_text())

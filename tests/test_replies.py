@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mlx_maverick.errors import UsageError
 from mlx_maverick.prompt import Prompt
 from mlx_maverick.textstream import TextStream
-from mlx_maverick.tools import parse
+from mlx_maverick.tools.parse import parse
 
 ASK = {"role": "user", "content": "Say something"}
 

@@ -1,12 +1,21 @@
 """Options of a reply: Llama 4's recommended defaults, and ranges."""
 
+from dataclasses import fields
 from typing import Any
 
 import mlx.core as mx
 import pytest
 
+from mlx_maverick.chat import BESIDES
 from mlx_maverick.errors import UsageError
+from mlx_maverick.maverick import Options, TurnOptions
 from mlx_maverick.sampling import Sampling
+
+
+def test_every_field_can_be_a_keyword_of_the_python_api() -> None:
+    names = {field.name for field in fields(Sampling)}
+    assert set(Options.__annotations__) == names
+    assert set(TurnOptions.__annotations__) == {*names, *BESIDES}
 
 
 def test_defaults_are_those_recommended() -> None:

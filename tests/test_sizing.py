@@ -168,7 +168,7 @@ def test_why() -> None:
 def test_context_and_cache_bits_decide_as_well() -> None:
     """At a million tokens the cache takes 52.7 GB, or 14.8 with 4 bits."""
     machine = mac(256 * GIB)
-    assert choose(MAVERICK, machine, 1048576).recipe.name == "e3r6"
+    assert choose(MAVERICK, machine, 1048576).recipe.name == "e3g128r6"
     assert choose(MAVERICK, machine, 1048576, KVOptions(4)).recipe.name == "e4r4"
     bounded = KVOptions(max_size=8192)
     assert choose(MAVERICK, machine, 1048576, bounded).recipe.name == "e4r8"

@@ -260,7 +260,7 @@ class Controller:
                 return
             note = "stopped"
         elif finished.reason is FinishReason.MEMORY:
-            note = "cut off: the machine is out of memory; close other programs"
+            note = f"cut off: {finished.problem}"
         elif finished.reason is FinishReason.LENGTH:
             used = stats.prompt_tokens + stats.new_tokens
             full = self.live.context and used >= self.live.context

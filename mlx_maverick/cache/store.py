@@ -113,6 +113,23 @@ def place(path: str | Path) -> Path:
     return path
 
 
+@dataclass(frozen=True)
+class _Opened:
+    """A file whose header belongs to the model and the options."""
+
+    path: Path
+    files: Folder
+    header: Header
+    metadata: Mapping[str, str]
+    cache: Cache  # empty, but for its numbers
+    wanted: Mapping[int, Mapping[str, state.Row]]
+
+
+def check_file(path: str | Path, make: Callable[[], Cache], *, fingerprint: str) -> None:
+    """Raises as `load`, for all that can be told without reading the tensors."""
+    _opened(path, make, fingerprint)
+
+
 def load(path: str | Path, make: Callable[[], Cache], *, fingerprint: str) -> Stored:
     """Read what `save` wrote into an empty cache from `make`, which decodes from there bit for
     bit as the saved one would have.
@@ -121,6 +138,27 @@ def load(path: str | Path, make: Callable[[], Cache], *, fingerprint: str) -> St
     another model than `fingerprint` says; UsageError if it was made with other options than
     those of `make`, or holds more than its context.
     """
+    o = _opened(path, make, fingerprint)
+    found = {t.name: t for t in o.header.tensors}
+    sums = _strings(o.path, o.metadata, "crc32")
+
+    def array(tensor: Tensor, room: int | None = None) -> mx.array:
+        if tensor.dtype not in KNOWN:
+            raise BadCheckpoint(f"{o.path} has {tensor.name} as {tensor.dtype}; {REMEDY}")
+        try:
+            return read(o.files, tensor, sums.get(tensor.name), room)
+        except Changed:
+            raise BadCheckpoint(f"{o.path} is damaged in {tensor.name}; {REMEDY}") from None
+
+    for layer, rows in o.wanted.items():
+        parts = {row.part: array(found[name], row.capacity) for name, row in rows.items()}
+        o.cache.layers[layer].restore(parts)
+    own = {name: tensor for name, tensor in found.items() if name.startswith(OWN)}
+    arrays = {name.removeprefix(OWN): array(tensor) for name, tensor in own.items()}
+    return Stored(o.cache, arrays, _strings(o.path, o.metadata, "notes"))
+
+
+def _opened(path: str | Path, make: Callable[[], Cache], fingerprint: str) -> _Opened:
     path = given(path)
     try:
         if not path.is_file():
@@ -146,24 +184,8 @@ def load(path: str | Path, make: Callable[[], Cache], *, fingerprint: str) -> St
             f"{path} holds {cache.length:,} tokens, more than the context of {cache.most:,}; "
             "use a larger --context"
         )
-    found = {t.name: t for t in header.tensors}
-    own = {name: found.pop(name) for name in list(found) if name.startswith(OWN)}
-    _check_tensors(path, found, wanted)
-    sums = _strings(path, metadata, "crc32")
-
-    def array(tensor: Tensor, room: int | None = None) -> mx.array:
-        if tensor.dtype not in KNOWN:
-            raise BadCheckpoint(f"{path} has {tensor.name} as {tensor.dtype}; {REMEDY}")
-        try:
-            return read(files, tensor, sums.get(tensor.name), room)
-        except Changed:
-            raise BadCheckpoint(f"{path} is damaged in {tensor.name}; {REMEDY}") from None
-
-    for layer, rows in wanted.items():
-        parts = {row.part: array(found[name], row.capacity) for name, row in rows.items()}
-        cache.layers[layer].restore(parts)
-    arrays = {name.removeprefix(OWN): array(tensor) for name, tensor in own.items()}
-    return Stored(cache, arrays, _strings(path, metadata, "notes"))
+    _check_tensors(path, {t.name: t for t in header.tensors if not t.name.startswith(OWN)}, wanted)
+    return _Opened(path, files, header, metadata, cache, wanted)
 
 
 def _no_room(path: Path, size: int, free: int) -> DoesNotFit:
@@ -227,7 +249,8 @@ def _same_options(path: Path, metadata: Mapping[str, str], cache: Cache) -> dict
     if options != cache.options:
         raise UsageError(
             f"{path} holds a KV cache {_said(options)}, and this one is to be "
-            f"{_said(cache.options)}; give the same --kv-bits and --max-kv-size, or another file"
+            f"{_said(cache.options)}; give the same --kv-bits, --quantized-kv-start and "
+            "--max-kv-size, or another file"
         )
     return _json(path, metadata, "state")
 

@@ -203,6 +203,7 @@ def _sizes(config: ModelConfig) -> dict[str, int]:
     text = config.text
     sizes = {
         "hidden": text.hidden_size, "layers": text.num_hidden_layers,
+        "heads": text.num_attention_heads, "KV heads": text.num_key_value_heads,
         "experts": text.num_local_experts, "inner": text.intermediate_size,
         "chunk": text.attention_chunk_size, "vocabulary": text.vocab_size,
     }  # fmt: skip

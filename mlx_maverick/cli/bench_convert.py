@@ -16,6 +16,7 @@ from pathlib import Path
 from ..checkpoint import Checkpoint
 from ..errors import UsageError
 from ..units import gb
+from . import bench_synthetic
 from .bench_children import OURS, THEIRS, Child, in_turn, paired, run_child
 from .machine import aligned, machine
 from .terminal import StatusLine
@@ -64,6 +65,9 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("--convert takes its own SOURCE; leave out --model and --synthetic")
     if args.against not in (None, THEIRS):
         raise UsageError(f"{args.against} is no converter; --convert runs --against {THEIRS}")
+    others = [name for name in bench_synthetic.given(args) if name != "experts"]
+    if others or args.filled or args.filled_prompt or args.float32:
+        raise UsageError("of the options for other measurements --convert takes --experts alone")
     experts = EXPERTS if args.experts is None else args.experts
     status = StatusLine()
     with tempfile.TemporaryDirectory(prefix="mlx-maverick-bench-") as folder:

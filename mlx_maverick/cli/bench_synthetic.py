@@ -33,6 +33,8 @@ DEFAULTS = {
     "vision_layers": 0, "vision_hidden": 1408,
 }  # fmt: skip
 
+IN_PROPORTION = ("inner", "kv_heads")  # to the hidden width
+
 
 @dataclass(frozen=True)
 class Geometry:
@@ -68,6 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "hidden": (GROUP, "width; heads and MLPs are in proportion to it"),
         "experts": (2, "of every second layer; --convert makes 8 unless told otherwise"),
         "layers": (4, "every second with experts, every fourth global"),
+        "kv_heads": (1, "key heads, each with five heads of queries"),
         "inner": (GROUP, "width inside an expert, and half of it inside a dense MLP"),
         "chunk": (1, "tokens of an attention chunk"),
         "vocabulary": (SPECIAL, "tokens"),
@@ -75,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "vision_hidden": (VISION_HEAD, "width of the vision tower"),
     }
     for name, (least, what) in names.items():
-        default = DEFAULTS.get(name, "1.6 times the hidden width")
+        default = DEFAULTS.get(name, "in proportion to the hidden width")
         group.add_argument(
             f"--{name.replace('_', '-')}",
             type=whole(least),
@@ -84,15 +87,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )
 
 
+def given(args: argparse.Namespace) -> dict[str, int]:
+    """The sizes that were asked for, by option."""
+    sizes = {name: getattr(args, name) for name in (*DEFAULTS, *IN_PROPORTION)}
+    return {name: size for name, size in sizes.items() if size is not None}
+
+
 def geometry(args: argparse.Namespace) -> Geometry:
     """Raises UsageError for widths that cannot be quantised, or options without --synthetic."""
-    sizes = {name: getattr(args, name) for name in (*DEFAULTS, "inner")}
-    if args.synthetic is None:
-        given = [name for name, size in sizes.items() if size is not None]
-        if given:
-            option = given[0].replace("_", "-")
-            raise UsageError(f"--{option} is about --synthetic; a model folder has its own")
-    asked = DEFAULTS | {name: size for name, size in sizes.items() if size is not None}
+    asked = DEFAULTS | given(args)
+    if args.synthetic is None and given(args):
+        option = next(iter(given(args))).replace("_", "-")
+        raise UsageError(f"--{option} is about --synthetic; a model folder has its own")
     hidden, maverick = asked["hidden"], MODELS["maverick"].config.text
     inner = asked.get("inner", _rounded(hidden * maverick.intermediate_size / maverick.hidden_size))
     for name, size in (("hidden", hidden), ("inner", inner)):
@@ -100,7 +106,7 @@ def geometry(args: argparse.Namespace) -> Geometry:
             raise UsageError(f"--{name} {size} is not a multiple of {GROUP}, a group of {RECIPE}")
     # As many queries for each key as Maverick has, and heads of its size.
     groups = maverick.num_attention_heads // maverick.num_key_value_heads
-    kv_heads = max(1, hidden // maverick.head_dim // groups)
+    kv_heads = asked.get("kv_heads", max(1, hidden // maverick.head_dim // groups))
     text = {
         "hidden_size": hidden,
         "num_hidden_layers": asked["layers"],

@@ -11,13 +11,15 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from .. import __version__, diagnosis, host, macs, outlook, pressure, sizing
-from ..diagnosis import Facts, Finding
-from ..errors import BadCheckpoint, MaverickError
+from .. import __version__, macs, pressure, sizing
+from ..doctor import diagnosis, host, outlook
+from ..doctor.diagnosis import Facts, Finding
+from ..errors import BadCheckpoint, MaverickError, UsageError
+from ..kv import DENSE, KVOptions
 from ..memory import Budget, raise_limit
 from ..published_models import MODELS
 from ..units import GB, gb
-from .options import whole
+from .options import add_kv, kv, whole
 from .terminal import printable
 
 WIDTH = 80  # columns
@@ -38,10 +40,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="tokens to reckon its memory for (default: as generate and chat have it)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    add_kv(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    facts = gather(args.model, args.context)
+    if args.model is None and (args.context is not None or kv(args) != DENSE):
+        raise UsageError(
+            "--context and the KV cache's options are about a model folder; give --model too, or "
+            "ask 'mlx-maverick plan'"
+        )
+    facts = gather(args.model, args.context, kv(args))
     found = diagnosis.findings(facts)
     if args.json:
         print(json.dumps(as_json(facts, found), indent=2, ensure_ascii=False))
@@ -50,7 +58,9 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def gather(model: str | None = None, context: int | None = None) -> Facts:
+def gather(
+    model: str | None = None, context: int | None = None, options: KVOptions = DENSE
+) -> Facts:
     """Ask the machine. Raises MaverickError if a reading fails, and for a folder that is no
     model as `load` does."""
     computer, device, reading = host.this_host(), host.device(), pressure.read()
@@ -67,7 +77,7 @@ def gather(model: str | None = None, context: int | None = None) -> Facts:
             )
         folder = outlook.folder(
             model,
-            budget(model, context, device.element_bytes),
+            budget(model, context, device.element_bytes, options),
             machine,
             diagnosis.available(device, reading),
             computer.mac,
@@ -86,7 +96,9 @@ def gather(model: str | None = None, context: int | None = None) -> Facts:
     )
 
 
-def budget(model: str, context: int | None, element_bytes: int) -> Budget:
+def budget(
+    model: str, context: int | None, element_bytes: int, options: KVOptions = DENSE
+) -> Budget:
     """What a folder needs, as loading it reckons. Raises NotFound, BadCheckpoint, UsageError."""
     from .. import hub
     from ..checkpoint import Checkpoint
@@ -102,7 +114,7 @@ def budget(model: str, context: int | None, element_bytes: int) -> Budget:
         )
     tokens = sizing.checked_context(config, context)
     weights = loaded_bytes(checkpoint, element_bytes)
-    return Budget.of(config, weights, tokens, element_bytes=element_bytes)
+    return Budget.of(config, weights, tokens, element_bytes=element_bytes, options=options)
 
 
 def as_json(facts: Facts, found: list[Finding]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DoesNotFit, NotFound, UsageError
+from ..errors import DoesNotFit, MaverickError, NotFound, UsageError
 from ..events import Event, Finished, FinishReason, Prefill, Stats, Token
 from ..sampling import Sampling
 from ..units import gb
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ..maverick import Maverick, ReplyOptions
+    from ..prompt import Encoded
     from ..session import Session
 
 
@@ -88,17 +89,24 @@ def run(args: argparse.Namespace) -> int:
         # Before the weights: they take minutes, and the prompt may be wrong.
         tools = how.get("tools", ())
         prompt = unread.encode_text(text) if args.raw else unread.encode(messages, tools)
+        if _there(args.prompt_cache):
+            unread.check_cache(args.prompt_cache)
         model = unread.load(
             lambda done, total: status.show(f"loading {model_name}: {done}/{total} layers")
         )
-        session = _session(model, args.prompt_cache)
+        session = model.session()
+        if _there(args.prompt_cache):
+            session.load(args.prompt_cache)
         try:
             how["session"] = session
             _answer(model.stream_encoded(prompt, **how), model, status, args)
-        finally:  # also after ^C: a long prompt was read for it
-            if args.prompt_cache and session.length:
-                status.show(f"writing {args.prompt_cache}")
-                session.save(args.prompt_cache)
+        except BaseException:  # ^C too: a long prompt was read for it
+            try:
+                _keep(session, prompt, args.prompt_cache, status)
+            except MaverickError as e:
+                print(f"mlx-maverick: {printable(str(e))}", file=sys.stderr)
+            raise
+        _keep(session, prompt, args.prompt_cache, status)
     finally:
         status.clear()
     return 0
@@ -128,8 +136,18 @@ def _text(file: Path) -> str:
         raise UsageError(f"{file} is not UTF-8 (byte {e.start})") from None
 
 
-def _session(model: "Maverick", file: Path | None) -> "Session":
-    return model.load_session(file) if file and file.exists() else model.session()
+def _there(file: Path | None) -> bool:
+    return file is not None and file.exists()
+
+
+def _keep(session: "Session", prompt: "Encoded", file: Path | None, status: StatusLine) -> None:
+    """Write the KV cache, unless most of the prompt came from the file: what is new is then
+    soon computed again, and that of a long document takes gigabytes."""
+    if file is None or session.reused is None:  # not asked for, or nothing was computed
+        return
+    if len(prompt.ids) - session.reused > session.reused // 2:
+        status.show(f"writing {file}")
+        session.save(file)
 
 
 def _prompt(given: str | None) -> str:

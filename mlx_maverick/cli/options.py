@@ -7,7 +7,7 @@ import argparse
 from collections.abc import Callable
 
 from ..errors import UsageError
-from ..kv import KV_BITS, KVOptions
+from ..kv import KV_BITS, MIN_SIZE, KVOptions
 from ..memory import DEFAULT_CONTEXT
 from ..sampling import Sampling
 
@@ -63,7 +63,7 @@ def add_kv(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--max-kv-size",
-        type=whole(1),
+        type=whole(MIN_SIZE),
         metavar="N",
         help="tokens that global layers keep: the first few and the latest (default: all)",
     )

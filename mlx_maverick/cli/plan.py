@@ -17,13 +17,12 @@ from ..config import ModelConfig
 from ..convert import origin
 from ..convert.recipe import DEFAULT, OFFERED, Recipe
 from ..errors import DoesNotFit, UsageError
-from ..kv import KV_BITS, MIN_SIZE, KVOptions
 from ..macs import Machine
 from ..memory import DEFAULT_CONTEXT
 from ..published_models import MODELS
 from ..sizing import BF16_BYTES, Choice, Fit, Verdict
 from ..units import GB, gb
-from .options import whole
+from .options import add_kv, kv, whole
 from .terminal import printable
 
 WIDTH = 88  # columns
@@ -46,15 +45,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"tokens to reckon memory for (default: {DEFAULT_CONTEXT}, or the model's maximum)",
     )
     parser.add_argument(
-        "--kv-bits", type=int, choices=KV_BITS, help="reckon with a quantised KV cache"
-    )
-    parser.add_argument(
-        "--max-kv-size",
-        type=whole(MIN_SIZE),
-        metavar="N",
-        help="reckon with layers that hold at most N tokens, the first and the latest",
-    )
-    parser.add_argument(
         "--recipe",
         "-r",
         metavar="NAME",
@@ -74,6 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--bandwidth", type=whole(1), metavar="GB/S", help="of the memory, if not the usual chip's"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    add_kv(parser)
 
 
 @dataclass(frozen=True)
@@ -104,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
     context = sizing.checked_context(config, args.context)
     more = [Recipe.parse(args.recipe or DEFAULT.name, args.set)] if args.recipe or args.set else []
     machine, element = _machine(args)
-    options = KVOptions(args.kv_bits, max_size=args.max_kv_size)
+    options = kv(args)
     sizes = sizing.sizes(config, context, options, element, more)
     fits = [sizing.fit(size, machine) for size in sizes]
     try:
@@ -124,6 +115,7 @@ def run(args: argparse.Namespace) -> int:
             "machine": asdict(machine),
             "context": context,
             "kv_bits": args.kv_bits,
+            "quantized_kv_start": args.quantized_kv_start,
             "max_kv_size": args.max_kv_size,
             "streaming_supported": False,
             "recipes": [asdict(row) for row in rows],

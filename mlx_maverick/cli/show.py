@@ -19,9 +19,11 @@ from ..convert.manifest import MANIFEST
 from ..convert.recipe import OFFERED
 from ..convert.rule import BITS
 from ..errors import BadCheckpoint, UsageError
+from ..kv import DENSE, KVOptions
 from ..memory import DEFAULT_CONTEXT, Budget
 from ..names import TensorClass, canonical, tensor_class
 from ..units import gb
+from . import options
 from .terminal import printable
 
 HASHES = ("sample", "fingerprint")  # of maverick.json's source: of no use to a reader
@@ -38,12 +40,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"tokens to reckon memory for (default: {DEFAULT_CONTEXT}, or the model's maximum)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options.add_kv(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     if (args.folder is None) == (args.model is None):
         raise UsageError("give one model folder: mlx-maverick show MODEL")
-    facts = describe(hub.resolve(args.folder or args.model), args.context)
+    facts = describe(hub.resolve(args.folder or args.model), args.context, options.kv(args))
     if args.json:
         print(json.dumps(asdict(facts), indent=2, ensure_ascii=False))
     else:
@@ -98,9 +101,9 @@ class Facts:
     maverick: dict[str, Any]  # recipe, source and tools of maverick.json
 
 
-def describe(folder: Path, context: int | None = None) -> Facts:
-    """Read a folder's headers. Raises NotFound, BadCheckpoint, or UsageError for a context
-    that the model does not have."""
+def describe(folder: Path, context: int | None = None, kv: KVOptions = DENSE) -> Facts:
+    """Read a folder's headers. Raises NotFound, BadCheckpoint, or UsageError for a context, or
+    a KV cache, that the model cannot have."""
     checkpoint = Checkpoint.open(folder)
     config = ModelConfig.from_folder(folder)
     text = config.text
@@ -123,7 +126,7 @@ def describe(folder: Path, context: int | None = None) -> Facts:
         nbytes=sum(file.stat().st_size for file in checkpoint.files),
         files=len(checkpoint.files),
         classes=classes,
-        need=_need(checkpoint, config, context) if form != "foreign" else None,
+        need=_need(checkpoint, config, context, kv) if form != "foreign" else None,
         recipes={recipe.name: memory.recipe_bytes(config, recipe) for recipe in recipes},
         maverick=_made(folder),
     )
@@ -192,13 +195,13 @@ def _parameters(tensor: Tensor, checkpoint: Checkpoint, settings: Quantization |
     return tensor.size // tensor.shape[-1] * columns
 
 
-def _need(checkpoint: Checkpoint, config: ModelConfig, context: int) -> Need:
+def _need(checkpoint: Checkpoint, config: ModelConfig, context: int, kv: KVOptions) -> Need:
     from ..model.llama4 import default_dtype  # loads mlx, as asking for the limit does
     from ..model.weights import loaded_bytes
 
     element, limit = default_dtype().size, memory.machine_limit()
     weights = loaded_bytes(checkpoint, element)
-    budget = Budget.of(config, weights, context, element_bytes=element)
+    budget = Budget.of(config, weights, context, element_bytes=element, options=kv)
     fits = budget.total <= limit
     return Need(
         context=context,

@@ -1,5 +1,6 @@
 """Rotating and quantised caches: what is computed follows from positions alone."""
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_maverick import kv
-from mlx_maverick.cache import Cache
+from mlx_maverick.cache import Cache, load, save
 from mlx_maverick.errors import UsageError
 from mlx_maverick.kv import KVOptions, Rotation, allocated_bytes
 from mlx_maverick.model import Llama4
@@ -98,6 +99,7 @@ MOVES = st.lists(
         st.tuples(st.just("rewind"), st.integers(0, LENGTH)),
         st.tuples(st.just("fork"), st.integers(1, 20)),
         st.tuples(st.just("reserve"), st.integers(0, 400)),
+        st.tuples(st.just("restore"), st.just(0)),
     ),
     min_size=2,
     max_size=10,
@@ -113,9 +115,15 @@ MOVES = st.lists(
     moves=MOVES,
 )
 def test_random_options_and_sequences(
-    bits: int | None, start: int, size: int | None, step: int, moves: list[tuple[str, int]]
+    tmp_path_factory: pytest.TempPathFactory,
+    bits: int | None,
+    start: int,
+    size: int | None,
+    step: int,
+    moves: list[tuple[str, int]],
 ) -> None:
     options = KVOptions(bits, start if bits else 0, size)
+    file = tmp_path_factory.getbasetemp() / "kv"
     cache = Cache(text_config(), options)
     for move, count in moves:
         if move == "rewind":
@@ -126,6 +134,9 @@ def test_random_options_and_sequences(
             feed(left, min(left.length + count, LENGTH))
         elif move == "reserve":
             cache.reserve(count)
+        elif move == "restore":
+            save(file, cache, fingerprint="model")
+            cache = load(file, lambda: Cache(text_config(), options), fingerprint="model").cache
         else:
             feed(cache, min(cache.length + count, LENGTH), 1 if move == "decode" else step)
     feed(cache, min(cache.length + 3, LENGTH))
@@ -224,16 +235,44 @@ def test_allocated_bytes_are_those_predicted(options: KVOptions, most: int | Non
                 assert cache.nbytes == wanted, (end, reserved)
 
 
-def test_quantising_needs_one_layer_more_at_most() -> None:
-    """And none of the dense values stays."""
-    options = KVOptions(8, start=100)
-    cache = Cache(text_config(), options)
-    feed(cache, 100)
-    dense = [type(layer).__name__ for layer in cache.layers]
-    feed(cache, 101)
-    assert dense == ["Buffer"] * 3
-    assert [type(layer).__name__ for layer in cache.layers] == ["PackedBuffer"] * 3
-    assert cache.nbytes == allocated_bytes(text_config(), 101, 4, options)
+def test_a_cache_to_be_quantised_never_has_room_for_more_than_until_then() -> None:
+    options, blank = KVOptions(8, start=2100), mx.zeros((1, 2, CHUNK, 32))
+    for reserved in (0, 5000):
+        cache = Cache(text_config(), options, most=8000)
+        cache.reserve(reserved)
+        for start, end in cache.spans(2101):
+            cache.begin(end - start)
+            for i in range(3):
+                cache.update(i, blank[:, :, : end - start], blank[:, :, : end - start])
+            cache.advance(end - start)
+            mx.eval([layer.parts for layer in cache.layers])
+            wanted = allocated_bytes(text_config(), end, 4, options, 8000, reserved)
+            assert cache.nbytes == wanted
+            assert end > 2100 or cache.layers[1].capacity <= 2304
+
+
+def test_quantising_goes_layer_by_layer() -> None:
+    """What it takes beside the cache is for one layer of six, and no dense value stays."""
+    config = replace(text_config(), num_hidden_layers=6, chunked_layers=(False,) * 6)
+    cache, length = Cache(config, KVOptions(4, start=20_000)), 20_000
+    for start, end in cache.spans(length):
+        cache.begin(end - start)
+        for i in range(6):
+            part = mx.ones((1, 2, end - start, 32))
+            cache.update(i, part, part)
+        cache.advance(end - start)
+        mx.eval([layer.parts for layer in cache.layers])
+    dense = cache.nbytes
+    assert dense == allocated_bytes(config, length, 4, cache.options)
+    mx.clear_cache()
+    mx.reset_peak_memory()
+    before = mx.get_active_memory()
+    cache.begin(1)
+    assert [type(layer).__name__ for layer in cache.layers] == ["PackedBuffer"] * 6
+    assert cache.nbytes == allocated_bytes(config, length + 1, 4, cache.options)
+    assert mx.get_active_memory() < before - dense / 2
+    # One layer of values joined, as codes, and as codes with room for more.
+    assert mx.get_peak_memory() - before < dense / 6 * 1.7
 
 
 @pytest.mark.parametrize(

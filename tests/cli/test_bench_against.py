@@ -102,7 +102,17 @@ def test_without_a_place_it_is_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    said = result(capsys, "--synthetic", *SIZES[:-4], "--prompt-tokens", "8", "--new-tokens", "2")
+    said = result(
+        capsys,
+        "--synthetic",
+        *SIZES[:-4],
+        "--kv-heads",
+        "2",
+        "--prompt-tokens",
+        "8",
+        "--new-tokens",
+        "2",
+    )
     assert said["picture_seconds"] is None
     assert list(tmp_path.iterdir()) == []
 
@@ -118,6 +128,7 @@ def test_without_a_place_it_is_removed(
         (["--model", "x", "--float32"], "need --against"),
         (["--synthetic", "--hidden", "100"], "not a multiple of 64"),
         (["--synthetic", "--vision-layers", "1", "--vision-hidden", "90"], "multiple of 88"),
+        (["--synthetic", "--kv-heads", "0"], "not at least 1"),
         (["--synthetic", "--layers", "3"], "not at least 4"),
         (["--prompt-tokens", "512,x"], "list of whole numbers"),
         ([], "no model"),

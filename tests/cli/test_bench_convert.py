@@ -45,6 +45,8 @@ def test_errors(maverick_mini: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "no converter" in capsys.readouterr().err
     assert main([*convert, "--model", str(maverick_mini)]) == 2
     assert "leave out --model" in capsys.readouterr().err
+    assert main([*convert, "--hidden", "128"]) == 2
+    assert "takes --experts alone" in capsys.readouterr().err
 
 
 def test_a_program_that_fails_is_named(

@@ -44,7 +44,7 @@ def test_the_recipe_for_a_mac(
 def test_bits_of_the_kv_cache_count(full: Path, capsys: pytest.CaptureFixture[str]) -> None:
     base = ["convert", str(full), "--target-memory", "256", "--context", "1048576"]
     assert main(base) == 3
-    assert capsys.readouterr().err.startswith("e3r6 for a Mac with 256 GB")
+    assert capsys.readouterr().err.startswith("e3g128r6 for a Mac with 256 GB")
     assert main([*base, "--kv-bits", "4"]) == 3
     said = capsys.readouterr().err
     assert said.startswith("e4r4 for a Mac with 256 GB")

@@ -8,14 +8,17 @@ from typing import Any
 
 import pytest
 
-from mlx_maverick import host, macs, pressure
+from mlx_maverick import macs, pressure
 from mlx_maverick.cli import doctor
 from mlx_maverick.cli.main import main
-from mlx_maverick.diagnosis import Facts, findings
+from mlx_maverick.config import ModelConfig
+from mlx_maverick.doctor import host
+from mlx_maverick.doctor.diagnosis import Facts, findings
+from mlx_maverick.doctor.host import Device
 from mlx_maverick.errors import MaverickError
-from mlx_maverick.host import Device
+from mlx_maverick.kv import DENSE, KVOptions, kv_bytes
 
-from ..recorded_machines import LINUX, M1_MAX, M3_ULTRA, M4_MAX, PRESSED, Recorded
+from ..doctor.recorded_machines import LINUX, M1_MAX, M3_ULTRA, M4_MAX, PRESSED, Recorded
 
 
 def printed(facts: Facts) -> list[str]:
@@ -118,6 +121,27 @@ def test_a_model(maverick_mini: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "context     up to 1,048,576 tokens, up to 1,048,576 now" in lines
     folder = as_json(capsys, "--model", str(maverick_mini), "--context", "8192")["folder"]
     assert (folder["context"], folder["fits"], folder["fits_now"]) == (8192, True, True)
+
+
+def test_a_model_with_another_kv_cache(
+    maverick_mini: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = ("--model", str(maverick_mini), "--context", "8192")
+    whole = as_json(capsys, *model)["folder"]
+    bits = as_json(capsys, *model, "--kv-bits", "8")["folder"]
+    bounded = as_json(capsys, *model, "--max-kv-size", "1024")["folder"]
+    config = ModelConfig.from_folder(maverick_mini).text
+    sizes = [
+        kv_bytes(config, 8192, 4, kv) for kv in (DENSE, KVOptions(8), KVOptions(max_size=1024))
+    ]
+    assert [folder["kv"] for folder in (whole, bits, bounded)] == sizes
+    assert len(set(sizes)) == 3
+
+
+@pytest.mark.parametrize("option", ["--context", "--kv-bits", "--max-kv-size"])
+def test_what_is_about_a_model_needs_one(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", option, "8" if option == "--kv-bits" else "4096"]) == 2
+    assert "give --model too" in capsys.readouterr().err
 
 
 def test_a_model_that_does_not_fit_is_no_failure(

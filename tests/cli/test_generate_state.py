@@ -1,5 +1,6 @@
 """`mlx-maverick generate` with KV cache options, prompt caches, schemas, tools, memory."""
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from mlx_maverick import guard, replying
 from mlx_maverick.choosing import Chooser
 from mlx_maverick.cli.main import main
+from mlx_maverick.errors import MaverickError
 from mlx_maverick.events import FinishReason
 from mlx_maverick.maverick import Maverick
 from mlx_maverick.pressure import Pressure, Reading
@@ -249,3 +251,54 @@ def test_the_end_of_memory(
     assert said.err.count("\n") == 1
     assert "out of memory: 1.0 GB of 64.0 GB available" in said.err
     assert FinishReason.MEMORY == "memory"
+
+
+def test_a_prompt_cache_is_looked_at_before_the_weights(
+    maverick_mini: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    file = tmp_path / "kv"
+    run(capsys, maverick_mini, "-p", DOCUMENT, "--prompt-cache", file)
+    monkeypatch.setattr("mlx_maverick.loading.load_model", lambda *a: pytest.fail("was read"))
+    ask = ["-p", DOCUMENT, "--prompt-cache", file]
+    assert refused(capsys, maverick_mini, *ask, "--max-kv-size", "64")[0] == 2
+    file.write_text("no cache at all")
+    assert refused(capsys, maverick_mini, *ask)[0] == 1
+
+
+def test_a_prompt_cache_is_written_when_much_is_new(
+    maverick_mini: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Gigabytes are not written for a short question about a document that is there."""
+    file = tmp_path / "kv"
+    written = []
+    for prompt in (DOCUMENT + "Who?", DOCUMENT + "Whom?", "x" * 400, "x" * 400 + DOCUMENT):
+        run(capsys, maverick_mini, "-p", prompt, "--prompt-cache", file)
+        written.append(file.stat().st_ino)
+    assert [a == b for a, b in itertools.pairwise(written)] == [True, False, False]
+
+
+def test_a_cache_that_cannot_be_written_after_an_error(
+    maverick_mini: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Both are said, and the exit code is that of what came first."""
+
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise MaverickError("the disk is full")
+
+    def interrupted(*args: Any) -> str:
+        raise KeyboardInterrupt("interrupted")
+
+    monkeypatch.setattr("mlx_maverick.session.Session.save", full)
+    monkeypatch.setattr("mlx_maverick.cli.generate.summary", interrupted)
+    words = ["generate", "--model", str(maverick_mini), "-p", "Hi", "-m", "3", "-v"]
+    assert main([*words, "--prompt-cache", str(tmp_path / "kv")]) == 130
+    assert capsys.readouterr().err.splitlines() == [
+        "mlx-maverick: the disk is full",
+        "mlx-maverick: interrupted",
+    ]

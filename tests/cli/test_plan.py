@@ -9,6 +9,8 @@ import pytest
 from mlx_maverick import macs, memory
 from mlx_maverick.cli.main import main
 from mlx_maverick.convert.recipe import OFFERED
+from mlx_maverick.kv import KVOptions, kv_bytes
+from mlx_maverick.published_models import MODELS
 
 GIB = 2**30
 
@@ -101,6 +103,16 @@ def test_a_quantised_and_a_bounded_cache(capsys: pytest.CaptureFixture[str]) -> 
     said = as_json(capsys, "--memory", "256GB", "--kv-bits", "4", "--max-kv-size", "8192")
     assert said["max_kv_size"] == 8192
     assert {row["kv"] for row in said["recipes"]} == {48 * 8192 * 2048 * 9 // 16}
+
+
+def test_a_cache_that_is_quantised_later_on(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("--memory", "256GB", "--kv-bits", "8")
+    at_once = as_json(capsys, *options)
+    later = as_json(capsys, *options, "--quantized-kv-start", "30000")
+    assert (at_once["quantized_kv_start"], later["quantized_kv_start"]) == (0, 30000)
+    text = MODELS["maverick"].config.text
+    assert later["recipes"][0]["kv"] == kv_bytes(text, 32768, options=KVOptions(8, 30000))
+    assert later["recipes"][0]["kv"] > at_once["recipes"][0]["kv"]
 
 
 def test_scout_and_folders(

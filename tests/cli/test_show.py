@@ -282,6 +282,16 @@ def test_default_context_is_capped_by_the_model(tmp_path: Path) -> None:
     assert need.context == 4096
 
 
+def test_memory_with_another_kv_cache(
+    maverick_mini: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    needs = []
+    for options in ([], ["--kv-bits", "8"], ["--kv-bits", "8", "--max-kv-size", "1024"]):
+        assert main(["show", str(maverick_mini), "--json", *options]) == 0
+        needs.append(json.loads(capsys.readouterr().out)["need"]["kv"])
+    assert needs == sorted(set(needs), reverse=True)
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [

@@ -7,12 +7,13 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 
-from mlx_maverick import host, libsystem
+from mlx_maverick import libsystem
+from mlx_maverick.doctor import host
+from mlx_maverick.doctor.host import LIMIT
 from mlx_maverick.errors import MaverickError
-from mlx_maverick.host import LIMIT
 
+from ..test_pressure import FakeLibSystem
 from .recorded_machines import CPUINFO, sysctls
-from .test_pressure import FakeLibSystem
 
 
 def asked(changes: dict[str, bytes | None] | None = None) -> host.Host:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .errors import UsageError
+from ..errors import UsageError
 from .literals import Malformed, Reader
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")  # of a function

@@ -8,8 +8,8 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from .errors import UsageError
-from .tool_call import NAME
+from ..errors import UsageError
+from .call import NAME
 
 Tool = Mapping[str, Any] | Callable[..., Any]
 

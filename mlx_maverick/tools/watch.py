@@ -7,7 +7,7 @@ not, and what turns out to be none is shown whole.
 import re
 from collections.abc import Sequence
 
-from .tools import Parsed, parse
+from .parse import Parsed, parse
 
 TAG = "<|python_start|>"
 STARTS = (TAG, "<function", "[", "{")

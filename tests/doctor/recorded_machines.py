@@ -3,14 +3,15 @@
 import struct
 from dataclasses import dataclass, replace
 
-from mlx_maverick import diagnosis, host, macs, outlook
-from mlx_maverick.diagnosis import Facts
-from mlx_maverick.host import Device, Host, Place
+from mlx_maverick import macs
+from mlx_maverick.doctor import diagnosis, host, outlook
+from mlx_maverick.doctor.diagnosis import Facts
+from mlx_maverick.doctor.host import Device, Host, Place
 from mlx_maverick.macs import GIB, Machine
 from mlx_maverick.pressure import Pressure, Reading
 from mlx_maverick.published_models import MODELS
 
-from .test_pressure import FakeLibSystem
+from ..test_pressure import FakeLibSystem
 
 GB = 10**9
 PYTHON = {

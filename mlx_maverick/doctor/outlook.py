@@ -6,12 +6,12 @@ Knows nothing of weights but their size. Pure: the machine is given.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from . import memory, sizing
-from .errors import DoesNotFit
-from .macs import Machine
-from .memory import DEFAULT_CONTEXT, Budget, longest_context
-from .published_models import Published
-from .sizing import Choice, Size, Verdict
+from .. import memory, sizing
+from ..errors import DoesNotFit
+from ..macs import Machine
+from ..memory import DEFAULT_CONTEXT, Budget, longest_context
+from ..published_models import Published
+from ..sizing import Choice, Size, Verdict
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from mlx_maverick import outlook
 from mlx_maverick.cli import doctor
-from mlx_maverick.diagnosis import Facts, Finding, findings
-from mlx_maverick.host import Device
+from mlx_maverick.doctor import outlook
+from mlx_maverick.doctor.diagnosis import Facts, Finding, findings
+from mlx_maverick.doctor.host import Device
 from mlx_maverick.macs import GIB
 from mlx_maverick.pressure import Pressure
 

@@ -15,8 +15,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from . import libsystem
-from .errors import MaverickError
+from .. import libsystem
+from ..errors import MaverickError
 
 # Those whose version explains a difference. All of them have to be there.
 PACKAGES = (
@@ -134,7 +134,7 @@ def device() -> Device:
     try:
         import mlx.core as mx
 
-        from .model.llama4 import default_dtype
+        from ..model.llama4 import default_dtype
     except ImportError as e:  # not there, or built for another chip or a later system
         return Device(None, None, 2, None, " ".join(str(e).split()))
     if mx.default_device().type == mx.DeviceType.cpu:

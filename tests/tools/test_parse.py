@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_maverick.errors import UsageError
-from mlx_maverick.tools import ToolCall, parse
+from mlx_maverick.tools.parse import ToolCall, parse
 
 NAMES = {"get_weather", "f", "fs.read-file"}
 START, END = "<|python_start|>", "<|python_end|>"

@@ -6,12 +6,12 @@ Knows nothing of how facts are found out. Every judgement is a function of `Fact
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ..macs import Machine
+from ..memory import MIN_CONTEXT, raise_limit, usable
+from ..pressure import Pressure, Reading
+from ..units import gb
 from .host import Device, Host, Place
-from .macs import Machine
-from .memory import MIN_CONTEXT, raise_limit, usable
 from .outlook import Folder, Outlook
-from .pressure import Pressure, Reading
-from .units import gb
 
 # What the wheels of MLX 0.32 are built for (macosx_14_0_arm64 is the lowest on PyPI).
 LEAST_MACOS = 14

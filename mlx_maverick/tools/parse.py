@@ -11,8 +11,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
+from .call import NAME, ToolCall, json_arguments, json_call, read_keyword_call
 from .literals import Malformed, Reader
-from .tool_call import NAME, ToolCall, json_arguments, json_call, read_keyword_call
 
 __all__ = ["Parsed", "ToolCall", "parse"]
 
