@@ -23,7 +23,8 @@ from .errors import MaverickError
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_calls: SimpleQueue[tuple["Future[Any]", Callable[[], Any]]] = SimpleQueue()
+# Who waits, what for, and whether that is the main thread.
+_calls: SimpleQueue[tuple["Future[Any]", Callable[[], Any], bool]] = SimpleQueue()
 _thread: threading.Thread | None = None
 _lock = threading.RLock()  # a signal's handler may come in while it is held
 _ending = False  # the process is
@@ -55,9 +56,10 @@ def submit(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> "Futu
             _thread = threading.Thread(target=_serve, name="mlx-maverick", daemon=True)
             _thread.start()
             atexit.register(_settle)
+        main = threading.current_thread() is threading.main_thread()
         # Python may stop daemon threads' calls anywhere now, in MLX too, which then aborts.
-        if not _ending or threading.current_thread() is threading.main_thread():
-            _calls.put((future, lambda: function(*args, **kwargs)))
+        if main or not _ending:
+            _calls.put((future, lambda: function(*args, **kwargs), main))
     return future
 
 
@@ -76,14 +78,15 @@ def _serve() -> None:
         _answer(*_calls.get())
 
 
-def _answer(future: "Future[Any]", call: Callable[[], Any]) -> None:
+def _answer(future: "Future[Any]", call: Callable[[], Any], main: bool) -> None:
     """In a function of its own, so that nothing of a call is kept until the next one comes."""
     if not future.set_running_or_notify_cancel():
         return
     try:
         result = call()
     except BaseException as e:  # noqa: BLE001 - whatever it is, it belongs to the caller
-        future.set_exception(e)
+        if main or not _ending:  # a thread that is left behind would print its traceback
+            future.set_exception(e)
         # Its traceback holds this frame, and so the reply's memory, in a circle.
         del future, call
     else:
