@@ -6,7 +6,6 @@ A line is added only after the ranges are on the disk, so whatever the moment of
 power cut, what it says is true; a last line cut short is dropped.
 """
 
-import errno
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,13 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from mlx_maverick.disk import FULL, sync
 from mlx_maverick.errors import DoesNotFit, MaverickError, UsageError
 
 # Lies in every .partial folder and is locked as long as its converter lives. A folder without
 # it is somebody else's, and is never touched.
 NAME = ".mlx-maverick-converting"
 VERSION = 1
-FULL = (errno.ENOSPC, errno.EDQUOT)
 
 Done = dict[int, list[int]]  # CRCs by job
 
@@ -113,21 +112,6 @@ def writing(folder: Path) -> Iterator[None]:
         raise MaverickError(
             f"{folder} cannot be written ({e.strerror}); mend its disk, or choose another output"
         ) from e
-
-
-def sync(file: int) -> None:
-    """Wait until a file is on the disk. macOS's fsync hands it to the drive, which may still
-    lose it in a power cut; F_FULLFSYNC waits for the drive (man 2 fsync there)."""
-    import fcntl
-
-    full = getattr(fcntl, "F_FULLFSYNC", None)
-    if full is not None:
-        try:
-            fcntl.fcntl(file, full)
-            return
-        except OSError:  # a disk that does not have it, over a network for instance
-            pass
-    os.fsync(file)
 
 
 def _read(file: int) -> bytes:

@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mlx_maverick.disk import FULL, sync_path
 from mlx_maverick.errors import MaverickError, NotFound, UsageError
 
-from .journal import FULL, Journal, sync, writing
 from .journal import NAME as JOURNAL
+from .journal import Journal, writing
 from .layout import Layout, Shard
 
 # What the Finder and disks without extended attributes put into folders.
@@ -78,7 +79,7 @@ class Output:
         names, self._unsynced = self._unsynced, set()
         with writing(self.folder):
             for name in sorted(names):
-                _sync(self.folder / name)
+                sync_path(self.folder / name)
 
     def clear(self) -> None:
         """Remove everything but the journal: of a conversion of which nothing is done."""
@@ -102,9 +103,9 @@ class Output:
         if os.path.lexists(out):  # rename would replace an empty folder
             raise UsageError(f"{out} was created meanwhile; move it away")
         with writing(self.folder):
-            _sync(self.folder)
+            sync_path(self.folder)
             self.folder.rename(out)
-            _sync(out.parent)
+            sync_path(out.parent)
             (out / JOURNAL).unlink(missing_ok=True)  # by `completed`, of another run
 
     def _whole(self, shard: Shard) -> bool:
@@ -244,11 +245,6 @@ def _pwrite(file: int, data: bytes | memoryview, offset: int) -> None:
     view, done = memoryview(data), 0
     while done < len(view):
         done += os.pwrite(file, view[done:], offset + done)
-
-
-def _sync(path: Path) -> None:
-    with _opened(path, os.O_RDONLY) as file:
-        sync(file)
 
 
 @contextmanager

@@ -155,8 +155,8 @@ class Maverick:
         """The same for a prompt from `encode`, or `encode_text` for raw text."""
         if not isinstance(prompt, Encoded):
             raise UsageError(f"a prompt is what encode or encode_text gives, not {prompt!r:.40}")
-        if prompt.images and not self.vision:
-            raise UsageError(f"{self.name} sees no pictures: the folder holds no vision tower")
+        if prompt.images:
+            self._check_vision()
         prompt = checked(prompt, self.context)
         most = self.config.text.vocab_size
         if wrong := [id for id in prompt.ids if not 0 <= id < most]:
@@ -234,8 +234,7 @@ class Maverick:
 
         Raises NotFound, BadImage, and UsageError where the model sees no pictures.
         """
-        if not self.vision:
-            raise UsageError(f"{self.name} sees no pictures: the folder holds no vision tower")
+        self._check_vision()
         picture = load_picture(image, self.config)
         one = Encoded([], [picture])
 
@@ -256,6 +255,10 @@ class Maverick:
     def pictures(self) -> dict[str, mx.array]:
         """Encoded pictures by digest, the last used last. For the engine's thread."""
         return self._pictures
+
+    def _check_vision(self) -> None:
+        if not self.vision:
+            raise UsageError(f"{self.name} sees no pictures: the folder holds no vision tower")
 
     def make_room(self, session: Session, tokens: int) -> None:
         """See that a conversation of `tokens` has room, and free what can be made again if it

@@ -5,7 +5,6 @@ Format: https://huggingface.co/docs/safetensors/index#format
 """
 
 import json
-import os
 import struct
 import zlib
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ import mlx.core as mx
 import numpy as np
 
 from ..checkpoint import DTYPE_BITS, Header, Tensor
+from ..disk import sync
 from ..files import Folder
 
 UNKNOWN = "00000000"  # a checksum before it is computed
@@ -51,7 +51,7 @@ def write(file: BinaryIO, tensors: Mapping[str, mx.array], metadata: Mapping[str
     file.seek(0)
     file.write(_header(tensors, metadata, sums))
     file.flush()
-    os.fsync(file.fileno())
+    sync(file.fileno())
 
 
 def check(header: Header, size: int) -> None:

@@ -6,7 +6,6 @@ at all; every byte of it is covered by a checksum, and what does not belong to t
 and options is refused.
 """
 
-import errno
 import json
 import os
 import shutil
@@ -20,6 +19,7 @@ from typing import Any
 import mlx.core as mx
 
 from ..checkpoint import Header, Tensor, parsed
+from ..disk import FULL, sync_path
 from ..errors import BadCheckpoint, DoesNotFit, MaverickError, NotFound, UsageError
 from ..files import Folder, given
 from ..kv import KVOptions
@@ -31,7 +31,6 @@ from .cache import Cache
 FORMAT, VERSION = "mlx-maverick KV cache", "1"
 REMEDY = "delete it, or name another file"
 OWN = "own."  # before the names of arrays that are not the cache's
-FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ def save(
             write(file, tensors, metadata)
         partial.replace(path)
         partial = None
-        _sync(path.parent)
+        sync_path(path.parent)
     except OSError as e:
         if e.errno in FULL:
             raise _no_room(path, size, shutil.disk_usage(path.parent).free) from None
@@ -197,14 +196,6 @@ def _no_room(path: Path, size: int, free: int) -> DoesNotFit:
 
 def _unwritable(path: Path, why: str) -> MaverickError:
     return MaverickError(f"{path} cannot be written ({why}); save the KV cache elsewhere")
-
-
-def _sync(folder: Path) -> None:
-    number = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
 
 
 def _metadata(path: Path, header: Header, size: int) -> Mapping[str, str]:

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlx_maverick.convert import journal, write
+from mlx_maverick import disk
+from mlx_maverick.convert import write
 from mlx_maverick.convert.journal import NAME
 from mlx_maverick.convert.layout import Entry, Layout
 from mlx_maverick.convert.write import Output, check_target, completed, output
@@ -125,7 +126,7 @@ def test_a_slice_cannot_reach_into_the_next_tensor(out: Path) -> None:
 
 def test_everything_written_is_synced_once(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[str] = []
-    monkeypatch.setattr(write, "_sync", lambda path: synced.append(path.name))
+    monkeypatch.setattr(write, "sync_path", lambda path: synced.append(path.name))
     with output(out, LAYOUT) as result:
         result.prepare()
         result.sync()
@@ -362,14 +363,14 @@ def test_full_sync_where_there_is_one(out: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(fcntl, "F_FULLFSYNC", 51, raising=False)
     monkeypatch.setattr(os, "fsync", fsynced.append)
     monkeypatch.setattr(fcntl, "fcntl", lambda file, what: asked.append(what))
-    journal.sync(0)
+    disk.sync(0)
     assert (asked, fsynced) == ([51], [])
 
     def unsupported(file: int, what: int) -> None:
         raise OSError(errno.ENOTSUP, "not supported")
 
     monkeypatch.setattr(fcntl, "fcntl", unsupported)
-    journal.sync(7)
+    disk.sync(7)
     assert fsynced == [7]
 
 
