@@ -4,7 +4,7 @@ Knows nothing of models or machines, and loads no mlx.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 
@@ -67,6 +67,11 @@ class ExpertOptions:
                 raise UsageError(f"{name} {value!r} is not True or False")
         log = None if route_log is None else Path(route_log).expanduser()
         return ExpertOptions(Mode(mode), parse_bytes(memory), look_ahead, file_cache, log)
+
+    def fields(self) -> dict[str, object]:
+        """What `of` takes, for JSON."""
+        log = None if self.route_log is None else str(self.route_log)
+        return {**asdict(self), "mode": str(self.mode), "route_log": log}
 
 
 def parse_bytes(memory: str | int | None) -> int | None:
