@@ -190,12 +190,13 @@ class Bank:
         except Exception as e:
             self.slots.drop(slot)
             self._reader.give_up(read)
+            name = read.failed.file.path.name if read.failed else ""
+            del read  # the error's traceback would hold it, and it the error, in a circle
             if failed_before:  # in the background, when nobody wanted it
                 self.fill(key, slot, 0)
                 return self.wait(key)
             if not isinstance(e, OSError):
                 raise
-            name = read.failed.file.path.name if read.failed else ""
             raise self._unreadable(key, name, e) from None
 
     def used(self, slots: Iterable[int], output: mx.array) -> None:
