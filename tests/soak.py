@@ -4,8 +4,9 @@
 
 Chats that are sent to, regenerated, edited, taken back, forked, saved and loaded; replies that
 are cancelled, closed, dropped half-read, failed by callbacks, made on several threads at once,
-held to a schema or offered tools; with pictures and without; with every kind of KV cache. After
-each reply one fresh pass over its whole prompt and answer must give every token the
+held to a schema or offered tools; with pictures and without; with every kind of KV cache; from a
+model in memory, and from one whose experts are streamed into a few slots. After each reply one
+fresh pass over its whole prompt and answer, of a model in memory, must give every token the
 log-probability that the reply reported. Every so often all is dropped, and what memory is left
 must be what was left the first time.
 """
@@ -18,7 +19,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -32,16 +33,19 @@ import numpy as np
 from PIL import Image
 
 from mlx_maverick.chat import Chat
+from mlx_maverick.convert import convert
 from mlx_maverick.errors import UsageError
 from mlx_maverick.events import Finished, FinishReason, Reply, Token, collect
 from mlx_maverick.kv import KVOptions
 from mlx_maverick.loading import load
 from mlx_maverick.maverick import Maverick
+from mlx_maverick.model import Llama4
 from mlx_maverick.prompt import Encoded
 
 from .golden import REFERENCE
 
 CONTEXT = 700
+SLAB = 300_000  # bytes: slots for 9 of 64 experts
 # The chunk of the reference checkpoint is 32, so that conversations pass many boundaries.
 CACHES = (
     KVOptions(),
@@ -120,17 +124,27 @@ class Report:
 class Soak:
     """The state of a run."""
 
-    def __init__(self, model: Maverick, seed: int, folder: Path):
+    def __init__(self, model: Maverick, streamed: Path, seed: int, folder: Path):
+        """`streamed`: a converted folder."""
         self.random, self.folder, self.report = Random(seed), folder, Report()
-        budgets = [model.budget.changed(CONTEXT, options) for options in CACHES]
-        parts = (model.model, model.prompt, model.name)
-        ends = (model.memory_limit, model.fingerprint)
-        self.models = [Maverick(*parts, budget, *ends) for budget in budgets]
+        few = load(streamed, context=CONTEXT, expert_memory=SLAB, look_ahead=True)
+        assert few.model.streams is not None
+        self.streams = few.model.streams
+        twin = load(streamed, context=CONTEXT, experts="resident")
+        # What a fresh pass is computed with.
+        self.twins = {model.model: model.model, few.model: twin.model}
+        self.models = [
+            Maverick(m.model, m.prompt, m.name, m.budget.changed(CONTEXT, options),
+                     m.memory_limit, m.fingerprint)
+            for m in (model, few)
+            for options in CACHES
+        ]  # fmt: skip
         self.pictures = [
             Image.frombytes("RGB", size, bytes(self.random.randbytes(3 * size[0] * size[1])))
             for size in ((30, 20), (56, 56), (80, 30))
         ]
-        self.features: dict[str, mx.array] = {}  # of pictures, by digest, for the fresh passes
+        # Of pictures, by model and digest, for the fresh passes.
+        self.features: dict[Llama4, dict[str, mx.array]] = defaultdict(dict)
         self.steps: list[Callable[[], None]] = [
             self.send, self.send, self.send, self.regenerate, self.edit, self.take_back, self.fork,
             self.save_and_load, self.cancel, self.close, self.drop, self.stop_early, self.fail,
@@ -165,6 +179,7 @@ class Soak:
         chats, self.chats, self.chat = len(self.chats), [], None
         for model in self.models:
             model.run(model.shed)
+        self.models[0].run(self.forget_users)
         gc.collect()
         self.report.active.append(self.models[0].run(mx.get_active_memory))
         self.report.resident.append(resident_bytes())
@@ -172,6 +187,12 @@ class Soak:
         self.report.files.append(len(os.listdir("/dev/fd")))
         assert chats
         self.restart()
+
+    def forget_users(self) -> None:
+        """What was computed from slots last is kept until they are used again."""
+        for bank in self.streams.banks:
+            for slot in range(bank.slots.count):
+                bank.release(slot)
 
     # What is asked.
 
@@ -386,7 +407,8 @@ class Soak:
         self.report.cached += stats.cached_tokens
         if not ids:
             return
-        wanted = model.run(fresh, model, prompt, ids, self.features)
+        twin = self.twins[model.model]
+        wanted = model.run(fresh, twin, model.kv, prompt, ids, self.features[twin])
         found = [token for token in reply.tokens if token.id is not None]
         differences = []
         for token, row in zip(found, wanted, strict=True):
@@ -406,11 +428,11 @@ class Full(Exception):
 
 
 def fresh(
-    model: Maverick, prompt: Encoded, ids: list[int], kept: dict[str, mx.array]
+    network: Llama4, kv: KVOptions, prompt: Encoded, ids: list[int], kept: dict[str, mx.array]
 ) -> np.ndarray[Any, Any]:
     """Log-probabilities [len(ids), V] of each token of an answer, computed from nothing but
     the pictures' features that are `kept`."""
-    network, cache = model.model, model.model.make_cache(model.kv)
+    cache = network.make_cache(kv)
     for image in prompt.images:
         if image.digest not in kept:
             kept[image.digest] = network.encode_image(image.pixels)
@@ -437,10 +459,16 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=300)
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
-    model = load(REFERENCE / "maverick-mini", context=CONTEXT)
-    with tempfile.TemporaryDirectory() as folder:
-        report = Soak(model, args.seed, Path(folder)).run(seconds=args.seconds)
-    print(report)  # noqa: T201 - this is a program
+    mini = REFERENCE / "maverick-mini"
+    model = load(mini, context=CONTEXT)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        os.environ["MLX_MAVERICK_HOME"] = str(folder / "home")
+        convert(mini, folder / "streamed", "e4r4", fast=True)
+        soak = Soak(model, folder / "streamed", args.seed, folder)
+        report = soak.run(seconds=args.seconds)
+        print(report)  # noqa: T201 - this is a program
+        print(soak.streams.stats)  # noqa: T201
     report.check()
 
 

@@ -20,7 +20,7 @@ from mlx_maverick.streaming.plan import least_bytes, share
 from mlx_maverick.streaming.streams import Streams
 
 CONTEXT = 1000
-GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 5, "logprobs": 4}
+GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 4, "logprobs": 4}
 FOX = "The quick brown fox jumps over the lazy dog. "
 Numbers = np.ndarray[Any, Any]
 

@@ -2,7 +2,8 @@
 
 import gc
 import threading
-from collections.abc import Callable
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,13 +14,15 @@ from mlx_maverick.maverick import Maverick
 from mlx_maverick.prompt import Encoded
 from mlx_maverick.session import Session
 from mlx_maverick.stream import Stream
+from mlx_maverick.streaming.reader import Piece, Read, Reader
+from mlx_maverick.streaming.uncached import Uncached
 
-from .drive import GREEDY, Wanted, ask, assert_same, ids, quiet, said, streamed
+from .drive import GREEDY, Wanted, ask, assert_same, ids, quiet, said, settle, streamed
 
 START = ids(45)  # in the second chunk of 32
 LONG = Encoded([*START.ids, *ids(90, 1).ids], [])  # one pass over three more
 NEXT = Encoded([*START.ids, *ids(20, 2).ids], [])
-AT = [1, 3, 5, 8]  # events after which it ends: layers that have taken the whole pass
+AT = [1, 4, 8]  # events after which it ends: layers that have taken the whole pass
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +47,7 @@ def begun(model: Maverick, session: Session, events: int) -> Stream:
 
 def right(model: Maverick, session: Session, wanted: Wanted) -> None:
     """Whatever comes next in the session is right."""
-    for prompt in (NEXT, LONG, NEXT):
+    for prompt in (NEXT, LONG):
         wanted.check(model, prompt, session)
 
 
@@ -126,22 +129,52 @@ def test_stopped_at_any_question(model: Maverick, wanted: Wanted, question: int)
     right(model, session, wanted)
 
 
-def test_cancelled_by_another_thread_while_it_reads(
-    model: Maverick, wanted: Wanted, gate: Callable[[], tuple[threading.Event, threading.Event]]
+class Held(Uncached):
+    """A file whose reads last until they may end."""
+
+    def __init__(self, file: Uncached, begun: threading.Event, go: threading.Event):
+        self.file, self.path, self.begun, self.go = file, file.path, begun, go
+
+    def read(self, offset: int, view: memoryview) -> None:
+        self.begun.set()
+        assert self.go.wait(60)
+        self.file.read(offset, view)
+
+    def check(self) -> None:
+        self.file.check()
+
+
+def test_cancelled_while_experts_are_read(
+    e4r4: Path, wanted: Wanted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    waits, go = gate()
+    """The first of a layer is there, and those after it are on their way."""
+    begun, go = threading.Event(), threading.Event()
+    submit, give_up = Reader.submit, Reader.give_up
+    model = streamed(e4r4, 0.1)
+    settle(model)
+    urgent, left = 0, []
+
+    def submits(self: Reader, pieces: Iterable[Piece], is_urgent: bool) -> Read:
+        nonlocal urgent
+        urgent += 1
+        if urgent > 1:
+            pieces = [replace(piece, file=Held(piece.file, begun, go)) for piece in pieces]
+        return submit(self, pieces, is_urgent)
+
+    def gives_up(self: Reader, read: Read) -> None:
+        go.set()
+        give_up(self, read)
+        left.append(read.running)  # by now nothing may be written to its slot any more
+
+    monkeypatch.setattr(Reader, "submit", submits)
+    monkeypatch.setattr(Reader, "give_up", gives_up)
     session = model.session()
-    stream = model.stream_encoded(LONG, session=session, **GREEDY)
-    replies: list[object] = []
-    thread = threading.Thread(target=lambda: replies.append(collect(stream)))
-    thread.start()
-    assert waits.wait(20)
-    stream.cancel()
-    go.set()
-    thread.join(20)
-    (reply,) = replies
-    assert reply.finish_reason is FinishReason.CANCELLED  # type: ignore[attr-defined]
+    reply = ask(model, LONG, session, should_stop=lambda: urgent > 0 and begun.wait(60))
+    assert reply.finish_reason is FinishReason.CANCELLED
+    assert left
+    assert not any(left)
     assert quiet(model)
+    monkeypatch.undo()
     right(model, session, wanted)
 
 

@@ -93,8 +93,9 @@ def test_json_has_what_streaming_did(e4r4: Path, capsys: pytest.CaptureFixture[s
     assert json.loads(capsys.readouterr().out)["stats"]["experts"] is None
 
 
-@pytest.mark.parametrize("part", [0.0, 0.4, 1.0])
-@pytest.mark.parametrize("ahead", [[], ["--look-ahead"]])
+@pytest.mark.parametrize(
+    ("part", "ahead"), [(0.0, []), (0.4, ["--look-ahead"]), (1.0, ["--look-ahead"])]
+)
 def test_the_route_log_has_every_choice(
     e4r4: Path, tmp_path: Path, part: float, ahead: list[str]
 ) -> None:
@@ -204,6 +205,29 @@ def test_a_signal_while_experts_are_read(
             prompt = model.encode(text)
             assert ask(model, prompt, session).ids == ask(wanted, prompt, fresh).ids
             assert_same(session, fresh)
+
+
+LEFT = """
+import sys
+from mlx_maverick.loading import load
+model = load(sys.argv[1], context=1000, expert_memory=int(sys.argv[2]), route_log=sys.argv[3])
+streams = [model.stream("word " * 90, max_tokens=9) for _ in range(3)]
+for stream, events in zip(streams, (1, 4, 12)):
+    for _ in range(events): next(stream)
+"""
+
+
+@pytest.mark.parametrize("part", [0.0, 1.0])
+def test_a_process_ends_with_replies_that_nobody_reads_on(
+    e4r4: Path, tmp_path: Path, part: float
+) -> None:
+    """In the middle of a prompt, or of an answer; globals go last of all."""
+    asked = [str(e4r4), str(slab(e4r4, part)), str(tmp_path / "log")]
+    done = subprocess.run(
+        [sys.executable, "-c", LEFT, *asked], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (tmp_path / "log").read_text().endswith("}\n")
 
 
 def test_the_worker_takes_the_options_and_says_what_was_done(folder: Folder) -> None:
