@@ -6,7 +6,7 @@ that `convert.outputs` makes, laid out in files as `convert.layout` does.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Generic, TypeVar
 
@@ -69,8 +69,8 @@ class Need:
 
     @property
     def shared(self) -> int:
-        """What must be in memory however experts are kept: all else, KV cache, working room."""
-        return self.budget.total - self.experts
+        """What must be in memory if experts are streamed: all else, KV cache, working room."""
+        return self.budget.streamed(self.budget.weights - self.experts, 0).total
 
     @property
     def expert_count(self) -> int:
@@ -78,11 +78,11 @@ class Need:
         return sum(self.config.text.moe_layers) * self.config.text.num_local_experts
 
     def with_slots(self, share: float) -> Budget:
-        """The budget with only a share of the experts in memory, of which `LEAST_SLOTS` are the
-        least."""
+        """The budget of streaming with a share of the experts in memory, of which `LEAST_SLOTS`
+        are the least."""
         slots = max(LEAST_SLOTS / max(1, self.expert_count), share)
-        left_out = self.experts - math.ceil(self.experts * min(1.0, slots))
-        return replace(self.budget, weights=self.budget.weights - left_out)
+        rest = self.budget.weights - self.experts
+        return self.budget.streamed(rest, math.ceil(self.experts * min(1.0, slots)))
 
     def ceiling(self, bandwidth: float, cached: bool) -> float:
         """Tokens per second of decoding if reading memory were all it took, with a cache that

@@ -59,6 +59,14 @@ def decide(
     return resident.streamed(rest, plan.nbytes), plan
 
 
+def streamable(
+    checkpoint: Checkpoint, config: ModelConfig, resident: Budget, limit: int, held: int = 0
+) -> bool:
+    """Whether a model that does not fit would, with its experts streamed."""
+    auto = ExpertOptions()
+    return decide(checkpoint, config, resident, auto, limit, held)[1] is not None
+
+
 def _most(room: int) -> str:
     """As it can be given, rounded down."""
     return f"{room // 10**8 / 10:.1f}GB" if room >= 10**9 else f"{room // 10**6}MB"

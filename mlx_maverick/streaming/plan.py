@@ -12,8 +12,9 @@ from .places import LayerPlaces
 from .uncached import BLOCK
 
 LEAST_SLOTS = 2  # of a bank: one is computed with while another is read
-# Elements of one array. MLX's CPU kernels count them in 32 bits with a sign.
-MOST_ELEMENTS = 2**31 - 1
+# Elements of one array, with what lets it begin on a block's boundary. MLX's CPU kernels count
+# them in 32 bits with a sign.
+MOST_ELEMENTS = 2**31 - 1 - BLOCK
 
 
 @dataclass(frozen=True)
