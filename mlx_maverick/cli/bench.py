@@ -10,12 +10,12 @@ import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from ..events import Finished
 from ..units import gb
-from . import bench_against, bench_convert, bench_synthetic, options
+from . import bench_against, bench_convert, bench_streaming, bench_synthetic, options
 from .bench_subject import random_tiles
 from .machine import aligned, machine
 from .terminal import StatusLine
@@ -83,7 +83,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of the picture (default: %(default)s, a large 4:3 one)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options.add_experts(parser)
     bench_against.add_arguments(parser)
+    bench_streaming.add_arguments(parser)
     bench_synthetic.add_arguments(parser)
     bench_convert.add_arguments(parser)
 
@@ -98,15 +100,21 @@ def run(args: argparse.Namespace) -> int:
     more = args.filled or args.filled_prompt or args.float32 or len(args.prompt_tokens) > 1
     if args.against is None and more:
         raise UsageError("--filled, --float32 and several --prompt-tokens need --against")
+    bench_streaming.check(args)
     status = StatusLine()
     try:
         with bench_synthetic.folder(args, status.show) as model:
-            measured = bench_against.run if args.against else alone
-            result = measured(args, model, status.show)
+            result = _measure(args)(args, model, status.show)
     finally:
         status.clear()
     print(json.dumps(asdict(result)) if args.json else "\n".join(result.table()))
     return 0
+
+
+def _measure(args: argparse.Namespace) -> Callable[..., Any]:
+    if bench_streaming.is_wanted(args.against):
+        return bench_streaming.run
+    return bench_against.run if args.against else alone
 
 
 def alone(args: argparse.Namespace, model_name: str, report: Callable[[str], None]) -> Result:

@@ -65,10 +65,12 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("--convert takes its own SOURCE; leave out --model and --synthetic")
     if args.against not in (None, THEIRS):
         raise UsageError(f"{args.against} is no converter; --convert runs --against {THEIRS}")
-    others = [name for name in bench_synthetic.given(args) if name != "experts"]
+    others = [name for name in bench_synthetic.given(args) if name != "expert_count"]
     if others or args.filled or args.filled_prompt or args.float32:
-        raise UsageError("of the options for other measurements --convert takes --experts alone")
-    experts = EXPERTS if args.experts is None else args.experts
+        raise UsageError(
+            "of the options for other measurements --convert takes --expert-count alone"
+        )
+    experts = EXPERTS if args.expert_count is None else args.expert_count
     status = StatusLine()
     with tempfile.TemporaryDirectory(prefix="mlx-maverick-bench-") as folder:
         try:

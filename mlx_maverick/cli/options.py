@@ -74,6 +74,22 @@ def kv(args: argparse.Namespace) -> KVOptions:
     return KVOptions(args.kv_bits, args.quantized_kv_start, args.max_kv_size)
 
 
+def add_experts(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("experts")
+    group.add_argument(
+        "--experts",
+        choices=("auto", "stream", "resident"),
+        default="auto",
+        help="keep routed experts in memory, or read them from the SSD when they are needed "
+        "(default: in memory if the model fits)",
+    )
+    group.add_argument(
+        "--expert-memory",
+        metavar="SIZE",
+        help="memory for streamed experts, such as 90GB (default: what the model leaves)",
+    )
+
+
 def required_model(args: argparse.Namespace) -> str:
     """Raises UsageError without one."""
     if not args.model:
