@@ -177,6 +177,7 @@ def _convert(plan: Plan, result: Output, fast: bool, clock: Clock) -> Iterator[P
 def _begin(plan: Plan, result: Output, about: Mapping[str, Any]) -> None:
     """Check that what is there belongs to this conversion, and that the disk has room."""
     log = result.journal
+    about = {**about, "layout": plan.layout.digest}  # where jobs that are done wrote
     if log.done:
         assert log.identity is not None
         journal.refuse_other(log.identity, about, result.folder, _share(plan, log.done))

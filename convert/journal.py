@@ -19,7 +19,7 @@ from mlx_maverick.errors import DoesNotFit, MaverickError, UsageError
 # Lies in every .partial folder and is locked as long as its converter lives. A folder without
 # it is somebody else's, and is never touched.
 NAME = ".mlx-maverick-converting"
-VERSION = 1
+VERSION = 2
 
 Done = dict[int, list[int]]  # CRCs by job
 
@@ -77,7 +77,8 @@ def refuse_other(
     found: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path, share: float
 ) -> None:
     """Raise UsageError, naming the first difference, if a conversion was begun with another
-    identity than the `wanted` one; `share` of it is done."""
+    identity than the `wanted` one; `share` of it is done. "layout" is a digest, and of the same
+    source, recipe and tools only another version's can differ."""
     for key in ("recipe", "quantiser", "source", "tools"):
         if found.get(key) != wanted[key]:
             begun, now = _difference(found.get(key), wanted[key])
@@ -87,6 +88,15 @@ def refuse_other(
                 f"{folder} holds {share:.0%} of a conversion with {key} {begun}, and this one has "
                 f"{now}; repeat that command, choose another --out, or discard it with --restart"
             )
+    if found.get("layout") != wanted["layout"]:
+        raise _other_version(folder)
+
+
+def _other_version(folder: Path) -> UsageError:
+    return UsageError(
+        f"{folder} was begun by another version of mlx-maverick; finish it with that one, choose "
+        "another --out, or discard it with --restart"
+    )
 
 
 def _difference(found: Any, wanted: Any) -> tuple[str, str]:
@@ -134,10 +144,7 @@ def _parse(data: bytes, folder: Path) -> tuple[dict[str, Any] | None, Done, int]
             if not isinstance(value, dict):
                 break
             if value.pop("version", None) != VERSION:
-                raise UsageError(
-                    f"{folder} was begun by another version of mlx-maverick; finish it with that "
-                    "one, choose another --out, or discard it with --restart"
-                )
+                raise _other_version(folder)
             identity = value
         else:
             if not value or not isinstance(value, list) or not all(type(n) is int for n in value):

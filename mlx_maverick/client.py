@@ -22,6 +22,8 @@ from .events import Finished, FinishReason, Prefill, Stats
 from .kv import KVOptions
 from .paths import log_file
 from .sampling import Sampling
+from .streaming.options import ExpertOptions
+from .streaming.stats import ExpertStats
 
 # -P: a file called json.py in the user's folder must not become our json.
 COMMAND = (sys.executable, "-P", "-m", "mlx_maverick.worker")
@@ -64,6 +66,7 @@ class Memory:
     cache: int
     peak: int
     kv: int
+    experts: ExpertStats | None = None  # of this reply, where they are streamed
 
 
 @dataclass(frozen=True)
@@ -136,18 +139,25 @@ def decode(raw: Mapping[str, Any]) -> WorkerEvent:
         case "loaded":
             return Loaded(**values)
         case "memory":
-            return Memory(**values)
+            experts = values.pop("experts", None)
+            return Memory(**values, experts=_experts(experts))
         case "token":
             return Text(**values)
         case "prefill":
             return Step(values["id"], Prefill(values["done"], values["total"]))
         case "finished":
-            reason, stats = FinishReason(values["reason"]), Stats(**values["stats"])
+            said = dict(values["stats"])
+            said["experts"] = _experts(said.get("experts"))
+            reason, stats = FinishReason(values["reason"]), Stats(**said)
             return Step(values["id"], Finished(reason, stats, problem=values["problem"]))
         case "error":
             return Failed(**values)
         case kind:
             raise ValueError(f"unknown event {kind!r}")
+
+
+def _experts(values: Mapping[str, Any] | None) -> ExpertStats | None:
+    return None if values is None else ExpertStats(**values)
 
 
 class Client:
@@ -185,9 +195,17 @@ class Client:
     def alive(self) -> bool:
         return self._process.poll() is None
 
-    def load(self, model: str, context: int | None = None, kv: KVOptions | None = None) -> None:
+    def load(
+        self,
+        model: str,
+        context: int | None = None,
+        kv: KVOptions | None = None,
+        experts: ExpertOptions | None = None,
+    ) -> None:
         """Load a folder or Hub repository: Loading ..., then Loaded, or Failed of op 'load'."""
-        self._send(op="load", model=model, context=context, kv=asdict(kv or KVOptions()))
+        streaming = (experts or ExpertOptions()).fields()
+        kept = asdict(kv or KVOptions())
+        self._send(op="load", model=model, context=context, kv=kept, experts=streaming)
 
     def generate(self, messages: Sequence[Mapping[str, Any]], sampling: Sampling) -> int:
         """Ask for a reply; the id that its Step, Text and Failed events carry."""

@@ -116,6 +116,32 @@ class Quantization:
         return self.overrides.get(path, self.default)
 
 
+def stored_quant(
+    settings: Quantization | None, path: str, inputs: int, columns: int, groups: int, folder: Path
+) -> Quant:
+    """How the matrix at `path` is stored, whose rows of `inputs` weights take `columns` words of
+    32 bits and `groups` scales.
+
+    What config.json says of this very path must agree with the shapes; where it only gives a
+    default, the shapes decide, because older converters kept some matrices at other bits without
+    a word. Raises BadCheckpoint.
+    """
+    if settings is None:
+        raise BadCheckpoint(
+            f"{folder}: {path} is quantised, but config.json has no 'quantization'; convert the "
+            "model again"
+        )
+    said = settings.of(path)
+    mode = said.mode if said else settings.default.mode
+    stored = Quant(inputs // max(groups, 1), columns * 32 // inputs, mode)
+    if path in settings.overrides and said != stored:
+        raise BadCheckpoint(
+            f"{folder}: config.json gives {path} {said}, but its shape is that of {stored}; "
+            "convert the model again"
+        )
+    return stored
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """A whole model folder's `config.json`."""

@@ -6,6 +6,7 @@ being computed.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Protocol
@@ -17,9 +18,10 @@ from .cache import Cache
 from .choosing import NOT_A_NUMBER, Choice, Chooser, no_token
 from .errors import UsageError
 from .events import Finished, FinishReason, Prefill, Stats
-from .memory import PREFILL_STEP
+from .memory import PASS_TOKENS, PREFILL_STEP
 from .model import Llama4
 from .sampling import Sampling
+from .streaming.stats import ExpertStats
 
 # Of a prefill step. From so many tokens on it is computed layer by layer, so that it can be
 # stopped in between; a layer of so many then takes much longer than waiting for it.
@@ -78,18 +80,20 @@ def generate(
     choose = chooser or Chooser(sampling, ids, model.config.text.vocab_size)
     mx.reset_peak_memory()
     cache.reserve(total + limit if sampling.max_tokens else total)
+    before = model.streams.stats if model.streams else None
     started = perf_counter()
 
     yield Prefill(cached, total)
     hidden = mx.array([])
     try:
-        for computed in _prefill(model, cache, ids, features, step, interrupt):
+        for done, computed in _prefill(model, cache, ids, features, step, interrupt):
             hidden = computed
-            yield Prefill(cache.length, total)
+            yield Prefill(done, total)
             if why := interrupt():
                 raise _Interrupted(why)
     except _Interrupted as e:
-        yield _finished(e.reason, total, cached, 0, perf_counter() - started, 0.0)
+        stats = _stats(model, before, total, cached, 0, perf_counter() - started, 0.0)
+        yield Finished(e.reason, stats)
         return
     ahead: Choice | None = choose(model.text.logits(hidden[:, -1]))
     prefill_seconds = perf_counter() - started
@@ -123,7 +127,9 @@ def generate(
         if why := interrupt():
             reason = why
             break
-    yield _finished(reason, total, cached, count, prefill_seconds, perf_counter() - first)
+    decode_seconds = perf_counter() - first
+    stats = _stats(model, before, total, cached, count, prefill_seconds, decode_seconds)
+    yield Finished(reason, stats)
 
 
 def check_length(total: int, context: int) -> None:
@@ -149,8 +155,10 @@ def _prefill(
     features: Features | None,
     step: int,
     interrupt: Interrupt,
-) -> Iterator[mx.array]:
-    """Compute what the cache lacks of `ids`; the hidden states of each step, [1, L, hidden].
+) -> Iterator[tuple[int, mx.array]]:
+    """Compute what the cache lacks of `ids`; after each step, how many of them are in the cache
+    and the hidden state of the last one, [1, 1, hidden]. Where experts are streamed, steps go
+    through each layer together, and after each layer tokens are counted by their share of layers.
 
     Raises _Interrupted in the middle of a step, of which the cache then knows nothing.
     """
@@ -159,28 +167,41 @@ def _prefill(
     patches = np.concatenate([[0], np.cumsum(every == model.config.patch_token_id)])
     rest, patches = every[cache.length :], patches[cache.length :]
 
-    def pause(x: mx.array) -> None:
-        mx.eval(x)
+    def embedded(start: int, end: int) -> mx.array:
+        first, last = int(patches[start]), int(patches[end])
+        rows = features.between(first, last) if features and last > first else None
+        return model.embed(mx.array(rest[None, start:end]), rows)
+
+    def pause() -> None:
         if reason := interrupt():
             raise _Interrupted(reason)
 
-    for start, end in cache.spans(len(rest), step):
-        first, last = int(patches[start]), int(patches[end])
-        rows = features.between(first, last) if features and last > first else None
-        x = model.embed(mx.array(rest[None, start:end]), rows)
-        pausing = pause if end - start >= PAUSE_FROM else None
-        hidden = model.text(x, cache, last=True, pause=pausing)
-        mx.eval(hidden)
-        yield hidden
+    layers, streamed = len(model.text.layers), model.streams is not None
+    most = PASS_TOKENS if streamed else None
+    for steps in cache.passes(len(rest), step, most):
+        before, count = cache.length, steps[-1][1] - steps[0][0]
+        xs = [embedded(start, end) for start, end in steps]
+        through = model.text.through(xs, cache, last=True, pause=pause)
+        with closing(through):
+            for layer, xs in enumerate(through, 1):
+                if count >= PAUSE_FROM:
+                    mx.eval(xs)
+                    pause()
+                if streamed and layer < layers:
+                    yield before + count * layer // layers, xs[-1]
+        mx.eval(xs)
+        yield cache.length, xs[-1]
 
 
-def _finished(
-    reason: FinishReason,
+def _stats(
+    model: Llama4,
+    before: ExpertStats | None,
     prompt: int,
     cached: int,
     new: int,
     prefill_seconds: float,
     decode_seconds: float,
-) -> Finished:
+) -> Stats:
     peak = mx.get_peak_memory()
-    return Finished(reason, Stats(prompt, cached, new, prefill_seconds, decode_seconds, peak))
+    experts = model.streams.stats.since(before) if model.streams and before else None
+    return Stats(prompt, cached, new, prefill_seconds, decode_seconds, peak, experts)

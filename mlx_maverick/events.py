@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .streaming.stats import ExpertStats
     from .tools.call import ToolCall
 
 
@@ -32,6 +33,7 @@ class Stats:
     prefill_seconds: float
     decode_seconds: float  # from the first new token to the last
     peak_memory: int
+    experts: "ExpertStats | None" = None  # where they are streamed
 
     @property
     def prefill_tps(self) -> float:
@@ -46,7 +48,8 @@ class Stats:
 
 @dataclass(frozen=True)
 class Prefill:
-    """Of the prompt's `total` tokens, `done` are in the KV cache."""
+    """Of the prompt's `total` tokens, `done` are read: in the KV cache; or, where experts are
+    streamed and many tokens go through each layer together, that share of the work is done."""
 
     done: int
     total: int

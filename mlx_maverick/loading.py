@@ -22,8 +22,15 @@ from .maverick import Maverick, checked
 from .memory import Budget
 from .model import Llama4, default_dtype, load_model, loaded_bytes
 from .prompt import Encoded, Message, Prompt
+from .streaming import counts
+from .streaming.decide import decide
+from .streaming.options import ExpertOptions
+from .streaming.plan import Plan
+from .streaming.streams import Streams
 
 DTYPES = (mx.float32, mx.bfloat16, mx.float16)
+
+EXPERTS = ExpertOptions()
 
 Progress = Callable[[int, int], None]  # layers done, of how many
 
@@ -37,6 +44,11 @@ def load(
     kv_bits: int | None = None,
     quantized_kv_start: int = 0,
     max_kv_size: int | None = None,
+    experts: str = "auto",
+    expert_memory: int | str | None = None,
+    look_ahead: bool = False,
+    file_cache: bool = False,
+    route_log: str | Path | None = None,
 ) -> Maverick:
     """Load a model folder, or a repository in the Hub's cache.
 
@@ -47,10 +59,18 @@ def load(
     keep: the first few, and the latest. `progress(done, layers)` is called while reading, on
     the engine's thread.
 
+    `experts`: "resident" keeps all routed experts in memory, "stream" some of them, and reads
+    others from the folder when they are wanted, with the same results; "auto" streams if the
+    model does not fit otherwise. Streamed ones get `expert_memory` bytes (or "90GB"), or what the
+    budget leaves. `look_ahead` reads what the next layer will probably want, `file_cache` lets
+    the system keep a copy of what is read, `route_log` is a file to write choices to; any of
+    these means to stream.
+
     Raises NotFound, BadCheckpoint, UsageError, and DoesNotFit before anything big is read.
     """
     kv = KVOptions(kv_bits, quantized_kv_start, max_kv_size)
-    return Unread.open(model, context, dtype, kv).load(progress)
+    options = ExpertOptions.of(experts, expert_memory, look_ahead, file_cache, route_log)
+    return Unread.open(model, context, dtype, kv, options).load(progress)
 
 
 @dataclass(frozen=True)
@@ -67,6 +87,8 @@ class Unread:
     budget: Budget
     memory_limit: int  # bytes
     fingerprint: str  # see fingerprint.model_fingerprint
+    plan: Plan | None  # of streamed experts
+    options: ExpertOptions
 
     @staticmethod
     def open(
@@ -74,6 +96,7 @@ class Unread:
         context: int | None = None,
         dtype: mx.Dtype | None = None,
         kv: KVOptions = DENSE,
+        experts: ExpertOptions = EXPERTS,
     ) -> "Unread":
         """Raises as `load`."""
         folder = hub.resolve(model)
@@ -92,11 +115,17 @@ class Unread:
             )
         weights = loaded_bytes(checkpoint, dtype.size)
         budget = Budget.of(config, weights, context, element_bytes=dtype.size, options=kv)
-        limit = memory.machine_limit()
-        memory.check(budget, limit, str(model), held=mx.get_active_memory())
+        limit, held = memory.machine_limit(), mx.get_active_memory()
+        largest = mx.device_info().get("max_buffer_length")  # Metal only
+        budget, plan = decide(
+            checkpoint, config, budget, experts, limit, held, int(largest) if largest else None
+        )
+        memory.check(budget, limit, str(model), held=held)
         prompt = Prompt.from_folder(folder)
         fingerprint = model_fingerprint(folder, dtype)
-        return Unread(folder, Path(model).name, dtype, prompt, budget, limit, fingerprint)
+        return Unread(
+            folder, Path(model).name, dtype, prompt, budget, limit, fingerprint, plan, experts
+        )
 
     def load(self, progress: Progress | None = None) -> Maverick:
         """Read the weights. Raises BadCheckpoint."""
@@ -112,7 +141,7 @@ class Unread:
 
         def read() -> Llama4:
             memory.set_limits(self.memory_limit)
-            return load_model(self.folder, self.dtype, report)
+            return load_model(self.folder, self.dtype, report, self._streams())
 
         try:
             model = engine_thread.run(read)
@@ -122,6 +151,12 @@ class Unread:
         return Maverick(
             model, self.prompt, self.name, self.budget, self.memory_limit, self.fingerprint
         )
+
+    def _streams(self) -> Streams | None:
+        if self.plan is None:
+            return None
+        saved = counts.place(self.fingerprint)
+        return Streams(self.plan, self.dtype, self.options, saved)
 
     def check_cache(self, path: str | Path) -> None:
         """Raises what `Maverick.load_session` would, as far as the file's header tells."""

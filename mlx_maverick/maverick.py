@@ -27,6 +27,7 @@ from .replying import Request, events
 from .sampling import Sampling
 from .session import PictureFeatures, Session
 from .stream import Stream
+from .streaming.stats import ExpertStats
 from .tools.definitions import definitions, names
 
 if TYPE_CHECKING:
@@ -122,6 +123,12 @@ class Maverick:
     @property
     def parameters(self) -> int:
         return self.model.parameters
+
+    @property
+    def experts(self) -> ExpertStats | None:
+        """What streaming experts has done since loading; None where all are in memory."""
+        streams = self.model.streams
+        return None if streams is None else self.run(lambda: streams.stats)
 
     def generate(
         self,

@@ -34,6 +34,12 @@ __all__ = [
 ]  # fmt: skip
 
 PREFILL_STEP = 2048  # tokens of one prefill step, unless asked otherwise; as in mlx-lm
+# Where experts are streamed, tokens that go through each layer together, so that each expert is
+# read once for all of them. The usual context: most prompts are read in one pass over the file.
+PASS_TOKENS = 32768
+# What each of those holds meanwhile, in hidden states: before and after the layer, what goes
+# through experts and comes back, both sorted by expert and not, and the shared expert's.
+PASS_STATES = 8
 
 # What is left to the system when the rest is ours. A judgement: macOS with a few programs; a
 # machine left with nothing stalls instead of failing.
@@ -53,12 +59,17 @@ ACTIVATION_BYTES = 4
 
 
 def working_bytes(
-    config: ModelConfig, prefill_step: int = PREFILL_STEP, dequantised: int = 0, copied: int = 0
+    config: ModelConfig,
+    prefill_step: int = PREFILL_STEP,
+    dequantised: int = 0,
+    copied: int = 0,
+    together: int = 0,
 ) -> int:
     """Room for the activations of a prefill step of that many tokens, or of one picture.
 
     `dequantised`: what a layer with a quantised KV cache has of it as values at once.
     `copied`: what a layer of the cache takes, which is there twice when it grows.
+    `together`: tokens that go through each layer together, where experts are streamed.
 
     An upper estimate, not a measurement. Text: for each token, per live layer, four hidden
     states, q, k and v before and after rotary, and gate, up and their product of the wider
@@ -74,6 +85,7 @@ def working_bytes(
     token = 4 * text.hidden_size + 3 * projected + max(dense, moe)
     prefill = prefill_step * token * LIVE_LAYERS * ACTIVATION_BYTES + text.vocab_size * 4
     prefill += dequantised * LIVE_LAYERS
+    prefill += together * text.hidden_size * PASS_STATES * ACTIVATION_BYTES
     return max(prefill, copied, _picture_bytes(config.vision) if config.vision else 0)
 
 
@@ -98,6 +110,8 @@ class Budget:
     element_bytes: int = 2  # of a value that is not quantised: 2 for bf16
     options: KVOptions = DENSE
     prefill_step: int = PREFILL_STEP
+    # Of the weights, the slots of streamed experts; None: all experts are in memory.
+    slab: int | None = None
 
     @property
     def total(self) -> int:
@@ -111,15 +125,19 @@ class Budget:
         prefill_step: int = PREFILL_STEP,
         element_bytes: int = 2,
         options: KVOptions = DENSE,
+        slab: int | None = None,
     ) -> "Budget":
-        """The budget of `weights` bytes at `context` tokens. Raises UsageError for options that
-        the model does not allow."""
+        """The budget of `weights` bytes at `context` tokens; of which `slab` bytes are slots of
+        streamed experts. Raises UsageError for options that the model does not allow."""
         options.check(config.text)
         shape = (config.text, context, element_bytes, options)
         kv = kv_bytes(*shape)
         dequantised, copied = dequantised_bytes(*shape), copied_bytes(*shape)
-        working = working_bytes(config, prefill_step, dequantised, copied)
-        return Budget(config, context, weights, kv, working, element_bytes, options, prefill_step)
+        together = 0 if slab is None else min(context, PASS_TOKENS)
+        working = working_bytes(config, prefill_step, dequantised, copied, together)
+        return Budget(
+            config, context, weights, kv, working, element_bytes, options, prefill_step, slab
+        )
 
     def changed(self, context: int | None = None, options: KVOptions | None = None) -> "Budget":
         """The same with another context, or another KV cache."""
@@ -130,7 +148,13 @@ class Budget:
             self.prefill_step,
             self.element_bytes,
             options or self.options,
+            self.slab,
         )
+
+    def streamed(self, rest: int, slab: int) -> "Budget":
+        """The same with `slab` bytes of slots for routed experts, and `rest` of other weights."""
+        shape = (self.context, self.prefill_step, self.element_bytes, self.options)
+        return Budget.of(self.config, rest + slab, *shape, slab)
 
 
 def longest_context(budget: Budget, limit: int) -> int:

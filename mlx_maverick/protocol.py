@@ -3,7 +3,8 @@
 Knows nothing of models. `parse` takes requests apart; `Outbox` writes events in order.
 
 Requests, told apart by `op`:
-    load      model, context (tokens, or null for the default), kv (fields of KVOptions)
+    load      model, context (tokens, or null for the default), kv (fields of KVOptions),
+              experts (what ExpertOptions.of takes)
     generate  id, messages (pictures as paths), options (fields of Sampling)
     cancel    id
     quit      as the end of stdin: stops what is going on and exits
@@ -14,7 +15,8 @@ Events, told apart by `event`:
     prefill   id, done, total
     token     id, text, ids (of several tokens when the reader was slow; of none at the end)
     finished  id, reason, stats, problem (what memory was short of, or null)
-    memory    active, cache, peak, kv (bytes)
+    memory    active, cache, peak, kv (bytes), experts (of this reply, fields of ExpertStats; null
+              where they are all in memory)
     error     op, id (null where there is none), kind, message, exit_code
 """
 
@@ -22,13 +24,14 @@ import json
 import os
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
 from .errors import UsageError
 from .kv import KVOptions
 from .sampling import Sampling
+from .streaming.options import ExpertOptions
 
 READ_SIZE = 1 << 16
 FLUSH_SECONDS = 2.0  # at exit, for a parent that no longer reads
@@ -39,6 +42,7 @@ class Load:
     model: str
     context: int | None
     kv: KVOptions
+    experts: ExpertOptions
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,8 @@ def parse(raw: Any) -> Request:
             return Load(
                 _typed(raw, "model", str),
                 None if context is None else _int(raw, "context"),
-                _made(KVOptions, raw.get("kv", {}), "load", "kv"),
+                _made(KVOptions, KVOptions, raw.get("kv", {}), "load", "kv"),
+                _made(ExpertOptions, ExpertOptions.of, raw.get("experts", {}), "load", "experts"),
             )
         case "generate":
             messages = _typed(raw, "messages", list)
@@ -103,13 +108,13 @@ def _sampling(options: Any) -> Sampling:
             options = {**options, "logit_bias": {int(id): v for id, v in bias.items()}}
         except ValueError as e:
             raise UsageError(f"generate: logit_bias names no token ({e})") from None
-    return _made(Sampling, options, "generate", "options")
+    return _made(Sampling, Sampling, options, "generate", "options")
 
 
-Made = TypeVar("Made", Sampling, KVOptions)
+Made = TypeVar("Made", Sampling, KVOptions, ExpertOptions)
 
 
-def _made(kind: type[Made], options: Any, op: str, key: str) -> Made:
+def _made(kind: type[Made], make: Callable[..., Made], options: Any, op: str, key: str) -> Made:
     """The dataclass that a JSON object stands for."""
     if not isinstance(options, dict):
         raise UsageError(f"{op}: {key} is an object")
@@ -117,7 +122,7 @@ def _made(kind: type[Made], options: Any, op: str, key: str) -> Made:
     if unknown := sorted(set(options) - known):
         raise UsageError(f"{op}: unknown option {unknown[0]!r}")
     try:
-        return kind(**options)
+        return make(**options)
     except TypeError as e:
         raise UsageError(f"{op}: {key} are of the wrong type ({e})") from None
 

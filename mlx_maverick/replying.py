@@ -94,6 +94,8 @@ def events(
             session.check(turn)
     finally:
         model.forget_pictures()  # also when the caller stops listening
+        if model.model.streams is not None:
+            model.model.streams.save()
 
 
 def _token(model: "Maverick", sampled: engine.Sampled, text: str) -> Token:

@@ -26,6 +26,7 @@ from .errors import MaverickError, UsageError
 from .events import Event, Finished, FinishReason, Prefill, Stats, Token
 from .protocol import Cancel, Generate, Load, Outbox, Quit, Request, lines, parse
 from .sampling import Sampling
+from .streaming.stats import ExpertStats
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,8 @@ class Model(Protocol):
     def parameters(self) -> int: ...
     @property
     def vision(self) -> bool: ...
+    @property
+    def experts(self) -> ExpertStats | None: ...
 
     def session(self) -> Any: ...
 
@@ -98,6 +101,7 @@ class Worker:
         self._stopping = False
         self._model: Model | None = None
         self._session: Any = None
+        self._experts: ExpertStats | None = None  # what was done before this reply
         self._memory_due = 0.0
 
     def run(self) -> int:
@@ -147,7 +151,7 @@ class Worker:
     # The main thread.
 
     def _load(self, request: Load) -> None:
-        self._model = self._session = None  # before the new one needs the room
+        self._model = self._session = self._experts = None  # before the new one needs the room
         self._progress(0, 0)
         try:
             model = self._load_model(request, self._progress)
@@ -186,6 +190,7 @@ class Worker:
                 return
             if self._session is None:
                 self._session = self._model.session()
+            self._experts = self._model.experts
             for event in self._model.stream(
                 request.messages,
                 session=self._session,
@@ -225,7 +230,9 @@ class Worker:
     def _report_memory(self) -> None:
         self._memory_due = time.monotonic() + MEMORY_SECONDS
         kv = self._session.nbytes if self._session is not None else 0
-        self._out.put("memory", **asdict(self._memory()), kv=kv)
+        now, before = self._model.experts if self._model else None, self._experts
+        experts = asdict(now.since(before) if before else now) if now else None
+        self._out.put("memory", **asdict(self._memory()), kv=kv, experts=experts)
 
     def _error(self, error: MaverickError, op: str | None = None, id: int | None = None) -> None:
         self._out.put(
@@ -245,7 +252,8 @@ def _unexpected(e: Exception) -> MaverickError:
 def _load(request: Load, progress: Progress) -> Model:
     from .loading import Unread  # not before it is needed: this imports MLX
 
-    return Unread.open(request.model, request.context, kv=request.kv).load(progress)
+    unread = Unread.open(request.model, request.context, kv=request.kv, experts=request.experts)
+    return unread.load(progress)
 
 
 def _mlx_memory() -> Memory:

@@ -58,7 +58,7 @@ def test_the_table(sizes: dict[str, Size]) -> None:
         assert round(size.disk / GB, 1) == TABLE[name], name
         tensors = sum(entry.nbytes for entry in outputs(MAVERICK, size.recipe))
         assert size.budget.weights == tensors  # bf16 and packed words stay as they are
-        assert 0 < size.disk - tensors < 10**6  # headers and the index
+        assert 0 < size.disk - tensors < 2 * 10**6  # headers and the index
 
 
 @pytest.mark.parametrize(

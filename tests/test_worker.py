@@ -139,7 +139,14 @@ def test_a_reply(harness: Callable[..., Harness]) -> None:
         "context": 64,
         "vision": False,
     }
-    assert h.next("memory") == {"event": "memory", "active": 1, "cache": 2, "peak": 3, "kv": 0}
+    assert h.next("memory") == {
+        "event": "memory",
+        "active": 1,
+        "cache": 2,
+        "peak": 3,
+        "kv": 0,
+        "experts": None,
+    }
     h.send(op="generate", id=5, messages=HI, options={"max_tokens": 9, "stop": ["x"]})
     assert h.next("prefill") == {"event": "prefill", "id": 5, "done": 3, "total": 3}
     *tokens, last = h.until_finished()

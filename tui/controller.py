@@ -17,6 +17,7 @@ from ..errors import MaverickError
 from ..events import Finished, FinishReason, Prefill
 from ..kv import KVOptions
 from ..sampling import Sampling
+from ..streaming.options import ExpertOptions
 from .conversation import Conversation, Draft, Turn
 from .live import Live, Phase
 
@@ -30,7 +31,13 @@ PRESSURE_SECONDS = 1.0
 class Engine(Protocol):
     """What the chat uses of `Client`; tests bring their own."""
 
-    def load(self, model: str, context: int | None = None, kv: KVOptions | None = None) -> None: ...
+    def load(
+        self,
+        model: str,
+        context: int | None = None,
+        kv: KVOptions | None = None,
+        experts: ExpertOptions | None = None,
+    ) -> None: ...
     def generate(self, messages: list[dict[str, Any]], sampling: Sampling) -> int: ...
     def cancel(self, id: int) -> None: ...
     def close(self) -> bool: ...
@@ -48,6 +55,7 @@ class Options:
     system: str | None = None
     sampling: Sampling = field(default_factory=Sampling)
     kv: KVOptions = field(default_factory=KVOptions)
+    experts: ExpertOptions = field(default_factory=ExpertOptions)
 
 
 class Wake(Message):
@@ -143,7 +151,8 @@ class Controller:
         self._id = None
         self._set(phase=Phase.LOADING, loaded=0, to_load=0, model=0, kv=0, tps=0.0)
         self._engine = self._connect(self.deliver)
-        self._engine.load(self.options.model, self.options.context, self.options.kv)
+        asked = self.options
+        self._engine.load(asked.model, asked.context, asked.kv, asked.experts)
         self._wake()
 
     def restart(self) -> None:
@@ -224,7 +233,9 @@ class Controller:
                 self._set(phase=Phase.READY, model=event.nbytes, context=event.context)
                 self._post(ModelReady(event))
             case Memory():
-                self.live = replace(self.live, model=event.active, kv=event.kv)
+                self.live = replace(
+                    self.live, model=event.active, kv=event.kv, experts=event.experts
+                )
             case Text(id=id) if id == self._id:
                 self._text(event)
             case Step(id=id, event=Prefill(done, total)) if id == self._id:

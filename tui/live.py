@@ -6,6 +6,7 @@ Knows nothing of widgets.
 from dataclasses import dataclass
 from enum import Enum
 
+from ..streaming.stats import ExpertStats
 from ..units import gb
 
 
@@ -33,6 +34,7 @@ class Live:
     context_used: int = 0
     context: int = 0
     tps: float = 0.0  # decode
+    experts: ExpertStats | None = None  # where they are streamed
 
     def fields(self) -> list[str]:
         """What there is to say, most important first; `pressure` is the caller's to colour."""
@@ -53,4 +55,10 @@ class Live:
             said.append(f"context {self.context_used:,}/{self.context:,}")
         if self.tps:
             said.append(f"{self.tps:.1f} tok/s")
+        if self.experts:
+            said.append(f"experts {gb(self.experts.slab_bytes)}")
+            if self.experts.wanted:
+                said.append(f"hits {self.experts.hit_rate * 100:.0f} %")
+            if self.experts.read_seconds:
+                said.append(f"SSD {gb(self.experts.bandwidth)}/s")
         return said

@@ -12,7 +12,7 @@ fixed positions, at which `spans` cuts as well: what is held follows from positi
 from how the work was cut into steps.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import mlx.core as mx
 
@@ -95,6 +95,32 @@ class Cache:
             room = min(room, self.options.start - position)
         return room
 
+    def passes(
+        self, count: int, step: int, most: int | None = None
+    ) -> Iterator[list[tuple[int, int]]]:
+        """The same pieces, of at most `step` tokens, in groups that `begin_all` accepts: one
+        piece each; or, if layers are to see many at once, as many as follow each other up to
+        `most` tokens. A group ends where the whole cache changes."""
+        first = self.length
+        group: list[tuple[int, int]] = []
+        for start, end in self.spans(count, step):
+            if group:
+                begun = first + group[0][0]
+                together = most is not None and end - group[0][0] <= most
+                if not together or self._changes(begun, first + start, first + end):
+                    yield group
+                    group = []
+            group.append((start, end))
+        if group:
+            yield group
+
+    def _changes(self, begun: int, start: int, end: int) -> bool:
+        """Whether a step from `start` to `end` rotates or quantises what one at `begun` has
+        not."""
+        rotation = self.rotation
+        turns = rotation is not None and rotation.turns(begun) != rotation.turns(start)
+        return turns or self.options.packed(end) != self.options.packed(begun + 1)
+
     def begin(self, count: int) -> tuple[int, int]:
         """Start a step of `count` tokens: their first position overall, and in the chunk.
 
@@ -104,39 +130,65 @@ class Cache:
         position = self.length
         if position - self.chunk_start == self.chunk:
             self.chunk_start = position
-        in_chunk = position - self.chunk_start
-        end = position + count
-        if in_chunk + count > self.chunk:
+        if position % self.chunk + count > self.chunk:
             raise ValueError(
                 f"a step of {count} tokens at {position} crosses a chunk boundary "
                 f"({self.chunk}); cut it with Cache.spans"
             )
-        if self._plain:
-            need = max(end, self.reserved)
-            self._at = (position, in_chunk)
-            self._need = (need, min(need, self.chunk))
-        else:
-            self._prepare(position, in_chunk, count)
-        return position, in_chunk
-
-    def _prepare(self, position: int, in_chunk: int, count: int) -> None:
-        """What comes before a step that rotates or quantises."""
-        if count > self._room(position):
+        if not self._plain and count > self._room(position):
             raise ValueError(
                 f"a step of {count} tokens at {position} crosses a place where the cache rotates "
                 f"or is quantised ({self.options}); cut it with Cache.spans"
             )
-        need = max(position + count, self.reserved)
-        if position < self.options.start:
-            need = min(need, self.options.start)
-        slot = position
         if self.rotation:
             self._turn(self.rotation.turns(position))
-            slot = self.rotation.slot(position)
-        self._at = (slot, in_chunk)
-        self._need = (min(need, self.options.max_size or need), min(need, self.chunk))
-        if self.options.packed(position + count):
+        self.place(position, count)
+        if not self._plain and self.options.packed(position + count):
             self._pack()
+        return position, position % self.chunk
+
+    def begin_all(self, counts: Sequence[int]) -> list[tuple[int, int]]:
+        """Start steps of so many tokens, one after the other, that each layer takes all before
+        the next layer does: of each its first position overall, and in the chunk. Before a layer
+        takes one of them, `place` says which; `advance` ends them all, `abandon` takes them back.
+        """
+        if len(counts) == 1:
+            return [self.begin(counts[0])]
+        position = self.length
+        self.begin(counts[0])
+        places = []
+        for count in counts:
+            places.append((position, position % self.chunk))
+            position += count
+        return places
+
+    def place(self, position: int, count: int) -> None:
+        """What layers `update` from now on are `count` tokens at `position`."""
+        need, slot = max(position + count, self.reserved), position
+        in_chunk = position % self.chunk
+        chunked = min(need, self.chunk)
+        if not self._plain:
+            if position < self.options.start:
+                need = min(need, self.options.start)
+                chunked = min(need, self.chunk)
+            if self.rotation:
+                slot = self.rotation.slot(position)
+            need = min(need, self.options.max_size or need)
+        self._at, self._need = (slot, in_chunk), (need, chunked)
+
+    def abandon(self, counts: Sequence[int]) -> None:
+        """Take back the steps that `begin_all` has started, some of which some layers have taken.
+
+        If they lie in one chunk, all that was there still is. Otherwise chunked layers may have
+        begun the next one, and the cache goes back to the start of the first.
+        """
+        position, length = self.length, self.length
+        for count in counts[:-1]:
+            position += count
+        later = position - position % self.chunk
+        if later > self.chunk_start:
+            self.length = self.chunk_start = later
+            self.rewind(length)
 
     def _turn(self, turns: int) -> None:
         """Put the full tail block in place of the oldest one, if that has not been done."""
@@ -182,7 +234,10 @@ class Cache:
         return buffer.write(keys, values, at)
 
     def advance(self, count: int) -> None:
+        """The steps that were begun are taken: `count` tokens in all."""
         self.length += count
+        if self.length - self.chunk_start > self.chunk:  # of several chunks
+            self.chunk_start = (self.length - 1) // self.chunk * self.chunk
 
     def rewind(self, length: int) -> int:
         """Forget everything after the first `length` tokens, as far as that is exact.

@@ -13,6 +13,7 @@ from . import options
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_model(parser)
     options.add_kv(parser)
+    options.add_experts(parser)
     options.add_message(parser)
     options.add_sampling(parser)
 
@@ -26,6 +27,7 @@ def run(args: argparse.Namespace) -> int:
             "'mlx-maverick generate'"
         )
     model, sampling = options.required_model(args), options.sampling(args)
+    kv, experts = options.kv(args), options.experts(args)
     check_model(model)
 
     from ..client import Client
@@ -35,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     from ..tui.pictures import look
 
     pictures = tuple(look(path) for path in args.image)
-    settings = Options(model, args.context, args.system, sampling, options.kv(args))
+    settings = Options(model, args.context, args.system, sampling, kv, experts)
     controller = Controller(Client, settings, read)
     app = ChatApp(controller, pictures)
     try:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..maverick import Maverick, ReplyOptions
     from ..prompt import Encoded
     from ..session import Session
+    from ..streaming.stats import ExpertStats
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tools", type=Path, metavar="FILE", help="a JSON list of functions it may call"
     )
     options.add_kv(parser)
+    options.add_experts(parser)
     options.add_sampling(parser)
     parser.add_argument(
         "--logprobs",
@@ -65,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     if args.logprobs is not None and not args.json:
         raise UsageError("--logprobs needs --json, which has a place for them")
     text, how = _prompt(args.prompt), _reply_options(args, sampling)
-    kv = options.kv(args)
+    kv, experts = options.kv(args), options.experts(args)
     if args.raw and (args.image or args.system or args.tools):
         raise UsageError(
             "--raw takes neither --image nor --system nor --tools: they need the chat template"
@@ -85,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
         status.show(f"loading {model_name}")
         from ..loading import Unread
 
-        unread = Unread.open(model_name, args.context, kv=kv)
+        unread = Unread.open(model_name, args.context, kv=kv, experts=experts)
         # Before the weights: they take minutes, and the prompt may be wrong.
         tools = how.get("tools", ())
         prompt = unread.encode_text(text) if args.raw else unread.encode(messages, tools)
@@ -186,6 +188,12 @@ def _answer(
     calls = [{"name": call.name, "arguments": call.arguments} for call in last.tool_calls]
     if args.json:
         stats = asdict(last.stats)
+        if (streamed := last.stats.experts) is not None:
+            stats["experts"] |= {
+                "hit_rate": streamed.hit_rate,
+                "bandwidth": streamed.bandwidth,
+                "accuracy": streamed.accuracy,
+            }
         stats |= {"prefill_tps": last.stats.prefill_tps, "decode_tps": last.stats.decode_tps}
         text = "".join(token.text for token in tokens)
         reply: dict[str, Any] = {"text": text, "finish_reason": last.reason}
@@ -217,5 +225,16 @@ def summary(stats: Stats) -> str:
     return (
         f"prompt {stats.prompt_tokens} tokens{cached}, {stats.prefill_tps:.1f} tok/s; "
         f"answer {stats.new_tokens} tokens, {stats.decode_tps:.1f} tok/s; "
-        f"peak memory {gb(stats.peak_memory)}"
+        f"peak memory {gb(stats.peak_memory)}{_experts(stats.experts)}"
+    )
+
+
+def _experts(stats: "ExpertStats | None") -> str:
+    if stats is None:
+        return ""
+    ahead = "" if stats.accuracy is None else f", look-ahead right {stats.accuracy * 100:.0f} %"
+    return (
+        f"; experts {stats.slots} of {stats.experts} in {gb(stats.slab_bytes)}, hits "
+        f"{stats.hit_rate * 100:.1f} %, read {gb(stats.bytes_read)} at {gb(stats.bandwidth)}/s, "
+        f"waited {stats.wait_seconds:.1f} s{ahead}"
     )

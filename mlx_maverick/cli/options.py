@@ -10,6 +10,7 @@ from ..errors import UsageError
 from ..kv import KV_BITS, MIN_SIZE, KVOptions
 from ..memory import DEFAULT_CONTEXT
 from ..sampling import Sampling
+from ..streaming.options import ExpertOptions, Mode
 
 
 def whole(least: int) -> Callable[[str], int]:
@@ -75,18 +76,39 @@ def kv(args: argparse.Namespace) -> KVOptions:
 
 
 def add_experts(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("experts")
+    group = parser.add_argument_group("routed experts")
     group.add_argument(
         "--experts",
-        choices=("auto", "stream", "resident"),
-        default="auto",
-        help="keep routed experts in memory, or read them from the SSD when they are needed "
-        "(default: in memory if the model fits)",
+        choices=[str(mode) for mode in Mode],
+        default=str(Mode.AUTO),
+        help="all in memory (resident), or read from the folder when they are wanted (stream); "
+        "auto streams if the model does not fit (default: %(default)s)",
     )
     group.add_argument(
         "--expert-memory",
         metavar="SIZE",
-        help="memory for streamed experts, such as 90GB (default: what the model leaves)",
+        help="for streamed ones, such as 90GB (default: what there is); this and what follows "
+        "streams them",
+    )
+    group.add_argument(
+        "--look-ahead",
+        action="store_true",
+        help="read what the next layer will probably want, when there is nothing else to read",
+    )
+    group.add_argument(
+        "--file-cache",
+        action="store_true",
+        help="let the system's file cache keep what is read",
+    )
+    group.add_argument(
+        "--route-log", metavar="FILE", help="write which experts were chosen, for analysis"
+    )
+
+
+def experts(args: argparse.Namespace) -> ExpertOptions:
+    """Raises UsageError for options that make no sense."""
+    return ExpertOptions.of(
+        args.experts, args.expert_memory, args.look_ahead, args.file_cache, args.route_log
     )
 
 

@@ -4,6 +4,9 @@ Knows nothing of attention. Source: Llama 4 routes each token to one expert; the
 the router's logit scales that expert's *input*, and a shared expert sees every token.
 """
 
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
 import mlx.core as mx
 
 from ..config import TextConfig
@@ -34,14 +37,44 @@ class MLP:
         return self.down_proj(swiglu(gate, up))
 
 
-class Experts:
-    """The routed experts' SwiGLU, each row through the expert it names."""
+# Called between pieces of work that take long; raises to end it.
+Pause = Callable[[], None]
 
-    def __init__(self, weights: Weights, config: TextConfig):
+
+def go_on() -> None:
+    """No pause."""
+
+
+class Routed(Protocol):
+    """The routed experts of a layer, wherever they are."""
+
+    def steps(
+        self,
+        routes: Sequence[tuple[mx.array, mx.array]],
+        meanwhile: Sequence[mx.array],
+        residuals: Sequence[mx.array],
+        pause: Pause,
+    ) -> list[mx.array]:
+        """Of each of several steps that follow each other, rows [T, hidden] and the expert each
+        goes through [T] -> [T, hidden]. `meanwhile` will be wanted too, and does not depend on
+        any of this; `residuals` are what the layer was given, before its norm."""
+
+
+class Experts:
+    """All routed experts' SwiGLU, in memory."""
+
+    def __init__(self, gate: ExpertLinear, up: ExpertLinear, down: ExpertLinear):
+        self.gate_proj, self.up_proj, self.down_proj = gate, up, down
+
+    @staticmethod
+    def read(weights: Weights, config: TextConfig) -> "Experts":
+        """Those of a checkpoint."""
         e, h, f = config.num_local_experts, config.hidden_size, config.intermediate_size
-        self.gate_proj: ExpertLinear = weights.experts("gate_proj", e, f, h)
-        self.up_proj: ExpertLinear = weights.experts("up_proj", e, f, h)
-        self.down_proj: ExpertLinear = weights.experts("down_proj", e, h, f)
+        return Experts(
+            weights.experts("gate_proj", e, f, h),
+            weights.experts("up_proj", e, f, h),
+            weights.experts("down_proj", e, h, f),
+        )
 
     def __call__(self, x: mx.array, experts: mx.array) -> mx.array:
         """[T, hidden] and expert numbers [T] -> [T, hidden]"""
@@ -55,22 +88,47 @@ class Experts:
         out = self.down_proj(swiglu(gate, up), experts, ordered)[:, 0, :]
         return out if order is None else out[mx.argsort(order)]
 
+    def steps(
+        self,
+        routes: Sequence[tuple[mx.array, mx.array]],
+        meanwhile: Sequence[mx.array],
+        residuals: Sequence[mx.array],
+        pause: Pause,
+    ) -> list[mx.array]:
+        """See `Routed`."""
+        return [self(rows, chosen) for rows, chosen in routes]
+
 
 class MoE:
     """Router, one routed expert for each token, and the shared expert."""
 
-    def __init__(self, weights: Weights, config: TextConfig):
+    def __init__(self, weights: Weights, config: TextConfig, experts: Routed | None = None):
+        """`experts`: those of this layer, if they are not to be read from `weights`."""
         self.router: Linear = weights.linear("router", config.num_local_experts, config.hidden_size)
-        self.experts = Experts(weights.at("experts"), config)
+        self.experts = experts or Experts.read(weights.at("experts"), config)
         self.shared_expert = MLP(
             weights.at("shared_expert"), config.hidden_size, config.intermediate_size
         )
 
     def __call__(self, x: mx.array) -> mx.array:
         """[B, L, hidden] -> [B, L, hidden]"""
-        rows = x.reshape(-1, x.shape[-1])
+        return self.steps([x], [x])[0]
+
+    def steps(
+        self, xs: Sequence[mx.array], residuals: Sequence[mx.array], pause: Pause = go_on
+    ) -> list[mx.array]:
+        """The same for several steps at once."""
+        routes = [self._route(x.reshape(-1, x.shape[-1])) for x in xs]
+        shared = [self.shared_expert(x) for x in xs]
+        routed = self.experts.steps(routes, shared, residuals, pause)
+        return [r.reshape(s.shape) + s for r, s in zip(routed, shared, strict=True)]
+
+    def _route(self, rows: mx.array) -> tuple[mx.array, mx.array]:
+        """[T, hidden] -> what goes through experts, and which of them takes each row."""
         logits = self.router(rows)
-        chosen = mx.argmax(logits, axis=-1)
         score = mx.sigmoid(mx.max(logits, axis=-1, keepdims=True).astype(mx.float32))
-        routed = self.experts(rows * score.astype(rows.dtype), chosen)
-        return routed.reshape(x.shape) + self.shared_expert(x)
+        return rows * score.astype(rows.dtype), mx.argmax(logits, axis=-1)
+
+    def expected(self, rows: mx.array) -> mx.array:
+        """The experts [T] that would be chosen for rows [T, hidden]."""
+        return mx.argmax(self.router(rows), axis=-1)

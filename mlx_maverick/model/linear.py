@@ -4,12 +4,16 @@ Knows nothing of layers or files. A weight is [out, in], as in the checkpoint; a
 one is packed along `in` and has `scales` and `biases`.
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import mlx.core as mx
 
 from ..config import Quant
+
+# See `ExpertLinear.tiled`: at least so many rows in all, and so many for each expert there is.
+TILE_ROWS, TILE_ROWS_EACH = 16, 4
 
 
 @dataclass(frozen=True)
@@ -141,6 +145,10 @@ class ExpertLinear:
     def __init__(self, matrix: Matrix):
         self.matrix, self._dense = _dense(matrix)
 
+    @property
+    def arrays(self) -> list[mx.array]:
+        return self.matrix.arrays
+
     def __call__(self, x: mx.array, experts: mx.array, ordered: bool) -> mx.array:
         """[T, 1, in] and [T] -> [T, 1, out]; `ordered` says that `experts` ascends."""
         m = self.matrix
@@ -160,3 +168,19 @@ class ExpertLinear:
             mode=m.quant.mode,
             sorted_indices=ordered,
         )
+
+    def part(self, start: int, stop: int) -> "ExpertLinear":
+        """The experts from `start` to before `stop`, in the same memory."""
+        m, other = self.matrix, copy.copy(self)
+        weight, scales, biases = (
+            None if a is None else a[start:stop] for a in (m.weight, m.scales, m.biases)
+        )
+        assert weight is not None
+        other.matrix = Matrix(weight, scales, biases, m.quant)
+        other._dense = None if self._dense is None else self._dense[start:stop]
+        return other
+
+    def tiled(self, rows: int, experts: int) -> bool:
+        """Whether Metal multiplies so many ordered rows of so many experts in tiles, which rounds
+        otherwise than one row at a time (GatherQMM::eval_gpu and GatherMM::eval_gpu, MLX 0.32)."""
+        return self._dense is not None or rows // experts >= TILE_ROWS_EACH

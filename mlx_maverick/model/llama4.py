@@ -5,7 +5,7 @@ Knows nothing of tokenizers, prompts or sampling.
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 import numpy as np
@@ -19,6 +19,9 @@ from .text import TextModel
 from .vision import VisionModel
 from .weights import Weights
 
+if TYPE_CHECKING:
+    from ..streaming.streams import Streams
+
 
 def default_dtype() -> mx.Dtype:
     """What to compute in: bf16 on a GPU; float32 on a CPU, whose quantised kernels are about
@@ -30,17 +33,18 @@ def load_model(
     path: str | Path,
     dtype: mx.Dtype | None = None,
     progress: Callable[[int, int], None] | None = None,
+    streams: "Streams | None" = None,
 ) -> "Llama4":
     """Read a model folder (published BF16, or MLX quantised) into memory.
 
     `dtype` is what activations are computed in (None: `default_dtype()`); `progress(done,
-    layers)` is called after each layer. The model belongs to the calling thread.
-    Raises NotFound or BadCheckpoint.
+    layers)` is called after each layer. `streams` has the routed experts, if they are not to be
+    read into memory. The model belongs to the calling thread. Raises NotFound or BadCheckpoint.
     """
     folder = Path(path)
     config = ModelConfig.from_folder(folder)
-    weights = Weights.from_folder(folder, config, dtype or default_dtype())
-    return Llama4(config, weights, progress)
+    weights = Weights.from_folder(folder, config, dtype or default_dtype(), not streams)
+    return Llama4(config, weights, progress, streams)
 
 
 class Llama4:
@@ -51,10 +55,14 @@ class Llama4:
         config: ModelConfig,
         weights: Weights,
         progress: Callable[[int, int], None] | None = None,
+        streams: "Streams | None" = None,
     ):
-        self.config, self.dtype = config, weights.dtype
+        """`streams` has the routed experts, if `weights` has not."""
+        self.config, self.dtype, self.streams = config, weights.dtype, streams
         report = progress or (lambda done, total: None)
-        self.text = TextModel(weights.at("language_model"), config.text, report)
+        self.text = TextModel(
+            weights.at("language_model"), config.text, report, streams.layers if streams else None
+        )
         self.vision: VisionModel | None = None
         if config.vision is not None and weights.has("vision_model"):
             self.vision = VisionModel(weights.at("vision_model"), config.vision)
@@ -64,6 +72,10 @@ class Llama4:
         weights.settle()
         weights.finish()
         self.nbytes, self.parameters = weights.nbytes, weights.parameters
+        if streams:
+            streams.start(self.text)
+            self.nbytes += streams.nbytes
+            self.parameters += streams.parameters
 
     def make_cache(self, options: KVOptions = DENSE, most: int | None = None) -> Cache:
         """An empty KV cache for one sequence (or one batch of equal lengths) of up to `most`

@@ -5,14 +5,15 @@ Knows nothing of pictures: it takes embeddings. Names mirror the checkpoint
 """
 
 import math
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Generator, Mapping, Sequence
 
 import mlx.core as mx
 
 from ..cache import Cache
 from ..config import TextConfig
 from .attend import attend
-from .experts import MLP, MoE
+from .experts import MLP, MoE, Pause, Routed, go_on
 from .linear import Embedding, Linear
 from .weights import Weights
 
@@ -122,7 +123,9 @@ def _rope(config: TextConfig) -> Callable[[mx.array, int], mx.array]:
 class Layer:
     """One decoder layer: attention, then experts or a dense MLP, each with its norm."""
 
-    def __init__(self, weights: Weights, config: TextConfig, layer: int):
+    def __init__(
+        self, weights: Weights, config: TextConfig, layer: int, experts: Routed | None = None
+    ):
         hidden, eps = config.hidden_size, config.rms_norm_eps
         self.input_layernorm = RMSNorm(weights.array("input_layernorm.weight", hidden), eps)
         self.self_attn = Attention(weights.at("self_attn"), config, layer)
@@ -131,58 +134,104 @@ class Layer:
         )
         inner = weights.at("feed_forward")
         self.feed_forward: MoE | MLP = (
-            MoE(inner, config)
+            MoE(inner, config, experts)
             if config.moe_layers[layer]
             else MLP(inner, hidden, config.intermediate_size_mlp)
         )
 
     def __call__(
-        self, x: mx.array, cache: Cache, position: int, in_chunk: int, last: bool = False
-    ) -> mx.array:
-        """[B, L, hidden] -> [B, L, hidden], or [B, 1, hidden] if only the `last` is asked for."""
-        seen = self.self_attn(self.input_layernorm(x), cache, position, in_chunk, last)
-        x = (x[:, -1:] if last else x) + seen
-        return x + self.feed_forward(self.post_attention_layernorm(x))
+        self,
+        xs: Sequence[mx.array],
+        cache: Cache,
+        places: Sequence[tuple[int, int]],
+        last: bool = False,
+        pause: Pause = go_on,
+    ) -> list[mx.array]:
+        """Steps that follow each other, each [B, L, hidden] -> as many, or [B, 1, hidden] if only
+        the `last` position of all is asked for."""
+        seen = []
+        for x, (position, in_chunk) in zip(xs, places, strict=True):
+            if len(xs) > 1:
+                pause()
+                cache.place(position, x.shape[1])
+            attended = self.self_attn(self.input_layernorm(x), cache, position, in_chunk, last)
+            seen.append((x[:, -1:] if last else x) + attended)
+            if len(xs) > 1 and not last:  # one step's activations at a time
+                mx.eval(seen[-1])
+        if last:
+            seen = seen[-1:]
+        normed = [self.post_attention_layernorm(x) for x in seen]
+        if isinstance(self.feed_forward, MoE):
+            out = self.feed_forward.steps(normed, seen, pause)
+        else:
+            out = [self.feed_forward(x) for x in normed]
+        added = [x + y for x, y in zip(seen, out, strict=True)]
+        if len(xs) > 1:
+            for x in added:
+                mx.eval(x)
+        return added
 
 
 class TextModel:
     """Embeddings in, hidden states or logits out."""
 
-    def __init__(self, weights: Weights, config: TextConfig, progress: Callable[[int, int], None]):
+    # Called with the positions at which steps begin that are about to be taken.
+    begun: Callable[[Sequence[int]], None] | None = None
+
+    def __init__(
+        self,
+        weights: Weights,
+        config: TextConfig,
+        progress: Callable[[int, int], None],
+        experts: Mapping[int, Routed] | None = None,
+    ):
+        """`experts`: by layer, those that are not to be read from `weights`."""
         hidden, vocab = config.hidden_size, config.vocab_size
         count = config.num_hidden_layers
         inner = weights.at("model")
         self.embed_tokens: Embedding = inner.embedding("embed_tokens", vocab, hidden)
         self.layers = []
         for i in range(count):
-            self.layers.append(Layer(inner.at(f"layers.{i}"), config, i))
+            layer = Layer(inner.at(f"layers.{i}"), config, i, (experts or {}).get(i))
+            self.layers.append(layer)
             weights.settle()  # one layer in flight bounds the memory that loading takes
             progress(i + 1, count)
         self.norm = RMSNorm(inner.array("norm.weight", hidden), config.rms_norm_eps)
         self.lm_head: Linear = weights.linear("lm_head", vocab, hidden)
         weights.settle()
 
-    def __call__(
-        self,
-        x: mx.array,
-        cache: Cache,
-        last: bool = False,
-        pause: Callable[[mx.array], None] | None = None,
-    ) -> mx.array:
+    def __call__(self, x: mx.array, cache: Cache, last: bool = False) -> mx.array:
         """One step that crosses no chunk boundary: [B, L, hidden] -> [B, L, hidden].
 
         With `last` the states of the last position alone, [B, 1, hidden]: the cache is the
         same, and the last layer computes its queries and its MLP for one token instead of L.
-        `pause` is called with what each layer gives; if it raises, the step was not taken.
         """
-        length = x.shape[1]
-        position, in_chunk = cache.begin(length)
-        for layer in self.layers:
-            x = layer(x, cache, position, in_chunk, last and layer is self.layers[-1])
-            if pause is not None:
-                pause(x)
-        cache.advance(length)
+        (x,) = deque(self.through([x], cache, last), maxlen=1)[0]
         return x
+
+    def through(
+        self, xs: Sequence[mx.array], cache: Cache, last: bool = False, pause: Pause = go_on
+    ) -> Generator[list[mx.array]]:
+        """Several steps that follow each other, which `Cache.passes` gives, layer by layer: what
+        each layer makes of them. With `last`, the last one gives the last position alone.
+
+        `pause` is called now and then. If it raises, or the generator is closed before its end,
+        no step was taken, and the cache says from where to go on.
+        """
+        counts = [x.shape[1] for x in xs]
+        places = cache.begin_all(counts)
+        if self.begun is not None:
+            self.begun([position for position, _ in places])
+        whole = False
+        try:
+            for layer in self.layers:
+                xs = layer(xs, cache, places, last and layer is self.layers[-1], pause)
+                yield xs
+            whole = True
+        finally:
+            if not whole:
+                cache.abandon(counts)
+        cache.advance(sum(counts))
 
     def logits(self, x: mx.array) -> mx.array:
         """Hidden states [..., hidden] -> [..., vocabulary]"""

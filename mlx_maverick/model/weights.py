@@ -13,9 +13,9 @@ from pathlib import Path
 import mlx.core as mx
 
 from ..checkpoint import Checkpoint
-from ..config import ModelConfig, Quant, Quantization
+from ..config import ModelConfig, Quant, Quantization, stored_quant
 from ..errors import BadCheckpoint
-from ..names import canonical
+from ..names import TensorClass, canonical, tensor_class
 from .linear import Embedding, ExpertLinear, JoinedLinear, Linear, Matrix
 
 
@@ -39,8 +39,11 @@ class Weights:
         self._store, self._prefix = store, prefix
 
     @staticmethod
-    def from_folder(folder: Path, config: ModelConfig, dtype: mx.Dtype) -> "Weights":
-        """All tensors of a folder, with values to be computed in `dtype`.
+    def from_folder(
+        folder: Path, config: ModelConfig, dtype: mx.Dtype, experts: bool = True
+    ) -> "Weights":
+        """All tensors of a folder, with values to be computed in `dtype`; without those of
+        routed `experts` if these are read elsewhere.
 
         Raises as Checkpoint.open does, and BadCheckpoint for a format that only the
         converter reads.
@@ -58,6 +61,9 @@ class Weights:
             loaded = mx.load(str(file))  # lazy: no values are read yet
             assert isinstance(loaded, dict)
             tensors.update(loaded)
+        if not experts:
+            routed = TensorClass.EXPERTS
+            tensors = {n: t for n, t in tensors.items() if tensor_class(canonical(n)) is not routed}
         return Weights.from_arrays(tensors, config, dtype, folder)
 
     @staticmethod
@@ -167,27 +173,12 @@ class Weights:
         )
 
     def _quant(self, path: str, inputs: int) -> Quant:
-        """How the matrix is stored. What config.json says of this very path must agree with
-        the shapes; where it only gives a default, the shapes decide, because older
-        converters kept some matrices at other bits without a word."""
-        full, settings = self._prefix + path, self._store.quantization
-        if settings is None:
-            raise BadCheckpoint(
-                f"{self._store.folder}: {full} is quantised, but config.json has no "
-                "'quantization'; convert the model again"
-            )
-        said = settings.of(full)
-        mode = said.mode if said else settings.default.mode
-        weight = self._store.tensors.get(f"{full}.weight")
-        scales = self._store.tensors[f"{full}.scales"]
+        full, tensors = self._prefix + path, self._store.tensors
+        weight = tensors.get(f"{full}.weight")
         columns = weight.shape[-1] if weight is not None else 0
-        stored = Quant(inputs // max(scales.shape[-1], 1), columns * 32 // inputs, mode)
-        if full in settings.overrides and said != stored:
-            raise BadCheckpoint(
-                f"{self._store.folder}: config.json gives {full} {said}, but its shape is that "
-                f"of {stored}; convert the model again"
-            )
-        return stored
+        groups = tensors[f"{full}.scales"].shape[-1]
+        settings, folder = self._store.quantization, self._store.folder
+        return stored_quant(settings, full, inputs, columns, groups, folder)
 
     def _take(self, name: str, shape: tuple[int, ...], cast: bool = True) -> mx.array:
         full = self._prefix + name

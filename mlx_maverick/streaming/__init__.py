@@ -1,1 +1,1 @@
-"""A model's routed experts on the SSD: in slots of memory as far as they have room there."""
+"""Routed experts from the SSD: a slab of slots in memory, filled from the model's own files."""

@@ -49,9 +49,9 @@ def test_it_converts_and_says_so_on_stderr(
     assert captured.out == ""
     first, last = captured.err.splitlines()
     assert first.startswith(
-        f"{maverick_mini}, BF16: 9.3 MB to read, e4r6 makes 3.4 MB, in at most "
+        f"{maverick_mini}, BF16: 9.3 MB to read, e4r6 makes 3.5 MB, in at most "
     )
-    assert last.startswith(f"{out}: 3.4 MB, e4r6, ")
+    assert last.startswith(f"{out}: 3.5 MB, e4r6, ")
     assert verify(out).recipe == "e4r6"
     assert [p.name for p in out.parent.iterdir()] == [out.name]
 

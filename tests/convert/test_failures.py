@@ -227,7 +227,7 @@ def test_too_little_disk_is_said_first(
     usage = type("Disk", (), {"free": 3_000_000})
     monkeypatch.setattr(plan_module.shutil, "disk_usage", lambda _: usage)
     seen: list[Event] = []
-    with pytest.raises(DoesNotFit, match=rf"needs 7.3 MB, and the disk of {out.parent} has 3.0 MB"):
+    with pytest.raises(DoesNotFit, match=rf"needs 7.4 MB, and the disk of {out.parent} has 3.0 MB"):
         convert(maverick_mini, out, "e4r4", seen.append)
     assert seen == []
     assert list(out.parent.iterdir()) == []

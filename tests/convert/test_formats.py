@@ -12,6 +12,7 @@ import pytest
 from mlx_maverick.checkpoint import Checkpoint
 from mlx_maverick.config import ModelConfig, Quant
 from mlx_maverick.convert import convert, formats
+from mlx_maverick.convert.layout import Layout
 from mlx_maverick.convert.manifest import MANIFEST
 from mlx_maverick.convert.outputs import outputs
 from mlx_maverick.convert.plan import make_plan
@@ -217,7 +218,7 @@ def test_what_is_written_does_not_depend_on_the_format(
     form: str, recipe: str, rules: list[str], in_form: In
 ) -> None:
     plan = planned(in_form(form), recipe, *rules)
-    assert plan.layout.entries == outputs(plan.config, Recipe.parse(recipe, rules))
+    assert plan.layout == Layout.of(outputs(plan.config, Recipe.parse(recipe, rules)))
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ IDENTITY = {
     "quantiser": "min-max",
     "source": {"folder": "x"},
     "tools": {},
+    "layout": "1f",
 }
 
 
@@ -101,7 +102,7 @@ def test_lines_that_are_not_ours_end_it(file: int, tmp_path: Path, line: str) ->
     assert Journal(file, tmp_path).done == {1: [1], 3: [3]}
 
 
-@pytest.mark.parametrize("version", [0, 2, None, "1"])
+@pytest.mark.parametrize("version", [0, 1, 3, None, "2"])
 def test_another_version(file: int, tmp_path: Path, version: object) -> None:
     (tmp_path / NAME).write_text(json.dumps({"version": version, **IDENTITY}) + "\n[1, 1]\n")
     with pytest.raises(UsageError, match=f"{tmp_path} was begun by another version.*--restart"):
@@ -178,4 +179,13 @@ def test_the_difference_is_named(tmp_path: Path, change: dict[str, object], told
     with pytest.raises(UsageError, match=f"holds 42% of a conversion with {told}"):
         refuse_other(IDENTITY, IDENTITY | change, tmp_path, 0.42)
     with pytest.raises(UsageError):
+        refuse_other(IDENTITY | change, IDENTITY, tmp_path, 0.42)
+
+
+@pytest.mark.parametrize("change", [{"layout": "2e"}, {"layout": None}])
+def test_tensors_at_other_places_are_another_versions(
+    tmp_path: Path, change: dict[str, object]
+) -> None:
+    """With recipe, source and tools as they are."""
+    with pytest.raises(UsageError, match=f"{tmp_path} was begun by another version.*--restart"):
         refuse_other(IDENTITY | change, IDENTITY, tmp_path, 0.42)

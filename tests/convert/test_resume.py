@@ -12,7 +12,16 @@ from signal import SIGKILL
 import numpy as np
 import pytest
 
-from mlx_maverick.convert import Converted, Planned, Progress, convert, identity, journal, stream
+from mlx_maverick.convert import (
+    Converted,
+    Planned,
+    Progress,
+    convert,
+    identity,
+    journal,
+    layout,
+    stream,
+)
 from mlx_maverick.convert.layout import Layout
 from mlx_maverick.convert.progress import Event
 from mlx_maverick.convert.recipe import Recipe
@@ -291,13 +300,26 @@ def test_a_journal_without_a_first_line(
 def test_a_journal_of_another_version(scout_mini: Path, out: Path, begun: Path) -> None:
     """Hours may be in it: never discarded unasked."""
     file = begun / journal.NAME
-    file.write_bytes(file.read_bytes().replace(b'"version": 1', b'"version": 2', 1))
+    file.write_bytes(file.read_bytes().replace(b'"version": 2', b'"version": 1', 1))
     before = contents(begun)
     with pytest.raises(UsageError, match=r"another version of mlx-maverick.*--restart"):
         finish(scout_mini, out)
     assert contents(begun) == before
     convert(scout_mini, out, RECIPE, fast=True, restart=True)
     assert verify(out).recipe == RECIPE
+
+
+def test_a_layout_of_another_version(
+    scout_mini: Path, out: Path, begun: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is done lies elsewhere in files of the same names and sizes."""
+    before = contents(begun)
+    with monkeypatch.context() as patch:
+        patch.setattr(layout, "_alignment", lambda entry: 0)
+        with pytest.raises(UsageError, match=r"another version of mlx-maverick.*--restart$"):
+            finish(scout_mini, out)
+    assert contents(begun) == before
+    assert isinstance(finish(scout_mini, out)[0], Planned)
 
 
 def test_a_journal_that_lists_what_is_not_planned(

@@ -1,0 +1,313 @@
+"""A bank: slots in memory for the routed experts of layers that store them alike.
+
+Knows files and memory, and nothing of routing. Memory is allocated once. An expert is read
+straight into its slot, and computed with there; it is never copied, stacked or built anew.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import BadCheckpoint
+from ..model.experts import Experts
+from ..model.linear import ExpertLinear, Matrix
+from .places import LayerPlaces, Part, Projection
+from .plan import LEAST_SLOTS
+from .reader import PIECE, Piece, Read, Reader
+from .slots import NONE, Slots
+from .uncached import BLOCK, Uncached
+
+MEMORY = {"U32": mx.uint32, "U8": mx.uint8}  # codes, and scales of other modes than affine
+VALUES = {"BF16": mx.bfloat16, "F16": mx.float16, "F32": mx.float32}
+Files = dict[Path, Uncached]
+
+# While experts are computed with one after the other, so much is read ahead: enough to keep the
+# disk busy, little enough that slots are left to others.
+AHEAD_BYTES, MIN_AHEAD, MAX_AHEAD = 256 << 20, 2, 16
+
+
+@dataclass(frozen=True)
+class _Slab:
+    """The memory of one part, for all slots."""
+
+    part: Part
+    array: mx.array  # [slots, *shape]
+    bytes: NDArray[np.uint8]  # the same memory, [slots, bytes]
+    converted: bool  # whether it holds other bytes than the file
+    turned: bool  # whether each matrix is the transposed of the file's
+
+
+class Bank:
+    """Slots of some layers. For the engine's thread, but for the bytes in slots."""
+
+    def __init__(
+        self,
+        layers: Sequence[LayerPlaces],
+        count: int,
+        dtype: mx.Dtype,
+        files: Files,
+        reader: Reader,
+        spare: int = 0,
+    ):
+        """`layers` of one form share `count` slots, with values in `dtype`. `files` has every
+        file that they are in. Of the slots so many are `spare`, to read ahead into."""
+        self.layers, self.dtype = tuple(layers), dtype
+        self.experts = layers[0].experts  # of a layer
+        self.slots = Slots(min(count, self.experts * len(layers)), self.experts * len(layers))
+        self._files, self._reader = files, reader
+        self._spare: AbstractSet[int] = frozenset()
+        if not self.whole:
+            self._spare = frozenset(range(min(spare, self.slots.count - LEAST_SLOTS)))
+        self._reads: dict[int, Read] = {}  # by slot; of those that may not be done
+        self._users: dict[int, mx.array] = {}  # by slot: what is computed from it, if not done
+        made = [_projection(p, self.slots.count, dtype) for p in layers[0].projections]
+        self._slabs = [slab for slabs, _ in made for slab in slabs]
+        gate, up, down = (linear for _, linear in made)
+        self.matrices = Experts(gate, up, down)  # its experts are slots
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes allocated, as `plan.BankPlan` reckons them."""
+        return sum(len(slab.bytes) * slab.bytes.shape[1] + BLOCK for slab in self._slabs)
+
+    @property
+    def free(self) -> int:
+        """Slots that the experts of one step can have at once."""
+        return self.slots.count - len(self._spare)
+
+    @property
+    def ahead(self) -> int:
+        """Experts to read at once while others are computed with."""
+        size = self.nbytes // self.slots.count
+        return min(max(MIN_AHEAD, AHEAD_BYTES // size), MAX_AHEAD, max(1, self.free - 1))
+
+    @property
+    def whole(self) -> bool:
+        """Whether there is a slot for every expert. They are then in order."""
+        return self.slots.count == len(self.slots.slot_of)
+
+    def layer(self, index: int) -> Experts:
+        """Of a whole bank, the experts of its layer number `index` in the same memory."""
+        first, m = index * self.experts, self.matrices
+        parts = (m.gate_proj, m.up_proj, m.down_proj)
+        return Experts(*(part.part(first, first + self.experts) for part in parts))
+
+    def slot(self, key: int) -> int:
+        """The slot in which an expert is, or soon will be; or NONE."""
+        return self.slots.find(key)
+
+    def ready(self, key: int) -> bool:
+        """Whether an expert is in a slot, read to the end."""
+        slot = self.slots.find(key)
+        return slot != NONE and self._is_read(slot)
+
+    def all_ready(self, first: int) -> bool:
+        """Whether all experts of the layer are, whose expert 0 has that key."""
+        slots = self.slots.slot_of[first : first + self.experts]
+        return int(slots.min()) != NONE and all(self._is_read(slot) for slot in slots.tolist())
+
+    def _is_read(self, slot: int) -> bool:
+        read = self._reads.get(slot)
+        if read is not None and read.done:
+            del self._reads[slot]
+            return True
+        return read is None
+
+    def warm(self) -> None:
+        """Begin to fill the slots in the background, with what has been used most; of experts
+        that were not used yet, with some of every layer."""
+        uses, layers = self.slots.uses, len(self.layers)
+        keys = np.arange(len(uses)).reshape(layers, -1).T.reshape(-1)  # layers in turn
+        keys = keys[np.argsort(-uses[keys], kind="stable")]
+        slots = [slot for slot in range(self.slots.count) if slot not in self._spare]
+        for key, slot in zip(keys.tolist(), slots, strict=False):
+            self.fill(key, key if self.whole else slot, 0, urgent=False)
+
+    def fetch(self, key: int, pinned: AbstractSet[int], step: int) -> int:
+        """The slot of an expert, which is being read if it was in none; NONE if there is none for
+        it, all that could be its being `pinned`. Raises BadCheckpoint if a file is not what it
+        was."""
+        slot = self.slots.find(key)
+        if slot in self._spare:  # it has come true: the spare one is another now
+            other = self.slots.victim(pinned | self._spare)
+            if other != NONE:
+                self._spare = (self._spare - {slot}) | {other}
+        if slot == NONE:
+            slot = key if self.whole else self.slots.victim(pinned | self._spare)
+            if slot != NONE:
+                self.fill(key, slot, step)
+        return slot
+
+    def read_ahead(self, key: int, step: int) -> None:
+        """Read an expert that will probably be wanted into a spare slot, when there is nothing
+        else to read; not, if no slot is spare."""
+        if self.slots.find(key) == NONE and self._spare:
+            keep = set(range(self.slots.count)) - self._spare
+            try:
+                self.fill(key, self.slots.victim(keep), step, urgent=False)
+            except BadCheckpoint:  # whoever really wants it will say so
+                return
+
+    def fill(self, key: int, slot: int, step: int, urgent: bool = True) -> None:
+        """Begin to read an expert into a slot, in place of what is there. Raises BadCheckpoint
+        if a file is not what it was."""
+        self.release(slot)
+        self._reads[slot] = self._reader.submit(self._pieces(key, slot), urgent)
+        self.slots.put(key, slot, step)
+
+    def release(self, slot: int) -> None:
+        """End what reads into a slot and what computes from it, and forget what is in it."""
+        self.slots.drop(slot)
+        read, user = self._reads.pop(slot, None), self._users.pop(slot, None)
+        if read is not None:
+            self._reader.give_up(read)
+        if user is not None:
+            mx.eval(user)
+
+    def release_unread(self, keys: Iterable[int]) -> None:
+        """End the reads of these experts, if they are under way: nothing is left of them then."""
+        for key in keys:
+            slot = self.slots.find(key)
+            if slot != NONE and not self._is_read(slot):
+                self.release(slot)
+
+    def wait(self, key: int) -> None:
+        """Until an expert that is in a slot is read. Raises BadCheckpoint if it cannot be; the
+        slot is then empty."""
+        slot = self.slots.find(key)
+        read = self._reads.pop(slot, None)
+        if read is None:
+            return
+        failed_before = read.error is not None
+        try:
+            self._reader.wait(read)
+        except Exception as e:
+            self.slots.drop(slot)
+            self._reader.give_up(read)
+            if failed_before:  # in the background, when nobody wanted it
+                self.fill(key, slot, 0)
+                return self.wait(key)
+            if not isinstance(e, OSError):
+                raise
+            name = read.failed.file.path.name if read.failed else ""
+            raise self._unreadable(key, name, e) from None
+
+    def used(self, slots: Iterable[int], output: mx.array) -> None:
+        """Note what is computed from slots: they are not overwritten before that is done."""
+        self._users.update(dict.fromkeys(slots, output))
+
+    def settled(self, slots: Iterable[int]) -> None:
+        """What was computed from these slots is done."""
+        for slot in slots:
+            self._users.pop(slot, None)
+
+    def _pieces(self, key: int, slot: int) -> list[Piece]:
+        index, expert = divmod(key, self.experts)
+        places = self.layers[index]
+        for path in dict.fromkeys(part.tensor.file for part in places.parts):
+            try:
+                self._files[path].check()
+            except OSError as e:
+                raise self._unreadable(key, path.name, e) from None
+        pieces: list[Piece] = []
+        for slab, part in zip(self._slabs, places.parts, strict=True):
+            file, start = self._files[part.tensor.file], part.tensor.offset + expert * part.nbytes
+            if slab.converted:
+                pieces.append(Piece(file, start, part.nbytes, _converter(slab, slot)))
+                continue
+            memory = memoryview(slab.bytes[slot])
+            for at in range(0, part.nbytes, PIECE):
+                end = min(at + PIECE, part.nbytes)
+                pieces.append(Piece(file, start + at, end - at, memory[at:end]))
+        return pieces
+
+    def _unreadable(self, key: int, file: str, error: OSError) -> BadCheckpoint:
+        index, expert = divmod(key, self.experts)
+        places = self.layers[index]
+        folder = next(places.parts).tensor.file.parent
+        return BadCheckpoint(
+            f"expert {expert} of layer {places.layer} cannot be read from {folder / file} "
+            f"({error.strerror or error}); see that the disk is there and the file is whole "
+            f"('mlx-maverick verify {folder}'), and load the model again"
+        )
+
+
+def _projection(
+    projection: Projection, count: int, dtype: mx.Dtype
+) -> tuple[list[_Slab], ExpertLinear]:
+    """Memory for `count` experts' matrices, and what computes with it."""
+    slabs = [_slab(part, count, dtype, projection.quant is None) for part in projection.parts]
+    arrays: list[mx.array | None] = [
+        mx.swapaxes(slab.array, -1, -2) if slab.turned else slab.array for slab in slabs
+    ]
+    arrays += [None] * (3 - len(arrays))
+    weight, scales, biases = arrays
+    assert weight is not None
+    linear = ExpertLinear(Matrix(weight, scales, biases, projection.quant))
+    mx.eval(linear.arrays)
+    return slabs, linear
+
+
+def _slab(part: Part, count: int, dtype: mx.Dtype, dense: bool) -> _Slab:
+    # As `ExpertLinear` wants it: on a CPU what is not quantised is kept transposed.
+    turned = dense and mx.default_device().type == mx.DeviceType.cpu
+    kind = dtype if part.floating else MEMORY[part.tensor.dtype]
+    shape = (count, *(part.shape[::-1] if turned else part.shape))
+    array = _allocated(shape, kind)
+    held = array.view(mx.uint16) if kind == mx.bfloat16 else array  # numpy has no bf16
+    memory = np.array(held, copy=False).reshape(count, -1).view(np.uint8)
+    converted = turned or (part.floating and VALUES[part.tensor.dtype] != dtype)
+    return _Slab(part, array, memory, converted, turned)
+
+
+def _allocated(shape: tuple[int, ...], dtype: mx.Dtype) -> mx.array:
+    """An array that begins on a block's boundary, as reading past the file cache asks for; on
+    Metal all do."""
+    size, spare = math.prod(shape), BLOCK // dtype.size
+    memory = mx.zeros(size + spare, dtype=mx.uint16 if dtype == mx.bfloat16 else dtype)
+    mx.eval(memory)
+    address = np.array(memory, copy=False).ctypes.data
+    first = -address % BLOCK // dtype.size
+    array = memory[first : first + size].reshape(shape)
+    if dtype == mx.bfloat16:
+        array = array.view(mx.bfloat16)
+    mx.eval(array)
+    return array
+
+
+def _converter(slab: _Slab, slot: int) -> Callable[[memoryview], None]:
+    """What puts an expert's bytes, as they are in the file, into its slot."""
+
+    def convert(stored: memoryview) -> None:
+        values = _values(np.frombuffer(stored, np.uint8), slab.part.tensor.dtype)
+        values = values.reshape(slab.part.shape)
+        if slab.turned:
+            values = values.T
+        _store(values, slab.array.dtype, slab.bytes[slot])
+
+    return convert
+
+
+def _values(stored: NDArray[np.uint8], dtype: str) -> NDArray[np.float32]:
+    if dtype == "BF16":
+        return (stored.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+    return stored.view(np.float16 if dtype == "F16" else np.float32).astype(np.float32)
+
+
+def _store(values: NDArray[np.float32], dtype: mx.Dtype, memory: NDArray[np.uint8]) -> None:
+    """Write values as MLX would cast them: rounded to the nearest, ties to even."""
+    if dtype == mx.float32:
+        memory.view(np.float32).reshape(values.shape)[...] = values
+    elif dtype == mx.float16:
+        memory.view(np.float16).reshape(values.shape)[...] = values
+    else:
+        bits = np.ascontiguousarray(values).view(np.uint32)
+        rounded = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
+        rounded[np.isnan(values)] = 0x7FC0
+        memory.view(np.uint16).reshape(values.shape)[...] = rounded

@@ -1,0 +1,48 @@
+"""A file of which experts were chosen, for analysis.
+
+One JSON object a line: `layer`, `position` of the first token, `experts` chosen for it and those
+that follow it, and `expected`: those that the layer before had expected, or null.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import MaverickError, UsageError
+
+
+class RouteLog:
+    """The file, which is written anew."""
+
+    def __init__(self, file: Path):
+        """Raises UsageError if it cannot be written."""
+        self.file = file
+        try:
+            self._out = file.open("w", encoding="ascii")
+        except OSError as e:
+            raise UsageError(
+                f"the route log {file} cannot be written ({e.strerror}); give another file"
+            ) from None
+
+    def write(
+        self, layer: int, position: int, experts: Sequence[int], expected: Sequence[int] | None
+    ) -> None:
+        """Raises MaverickError, for instance for a full disk."""
+        line = {"layer": layer, "position": position, "experts": experts, "expected": expected}
+        try:
+            self._out.write(json.dumps(line, separators=(",", ":")) + "\n")
+        except OSError as e:
+            raise self._failed(e) from None
+
+    def flush(self) -> None:
+        """Raises MaverickError."""
+        try:
+            self._out.flush()
+        except OSError as e:
+            raise self._failed(e) from None
+
+    def _failed(self, e: OSError) -> MaverickError:
+        return MaverickError(
+            f"the route log {self.file} cannot be written ({e.strerror}); make room, or load the "
+            "model without it"
+        )

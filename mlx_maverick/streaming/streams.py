@@ -1,0 +1,145 @@
+"""All streamed experts of a model: memory, files, threads, counts, and what has been done.
+
+Knows nothing of how any of it computes.
+"""
+
+import weakref
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import mlx.core as mx
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import BadCheckpoint
+from ..model.experts import MoE
+from . import counts
+from .bank import Bank
+from .experts import StreamedExperts
+from .ledger import Ledger
+from .options import ExpertOptions
+from .plan import Plan
+from .reader import Reader
+from .route_log import RouteLog
+from .stats import ExpertStats
+from .uncached import Uncached
+
+if TYPE_CHECKING:
+    from ..model.text import Layer, TextModel
+
+SPARE = 2  # slots of a bank to read ahead into, where that is asked for
+# Steps after which what was chosen without anybody waiting is looked at; it is computed by then.
+LATE = 4
+
+
+class Streams:
+    """For the engine's thread."""
+
+    def __init__(self, plan: Plan, dtype: mx.Dtype, options: ExpertOptions, saved: Path):
+        """`dtype`: what is computed in. `saved`: a file of how often each expert was used.
+
+        Raises UsageError for a route log that cannot be written.
+        """
+        self.plan, self.dtype, self.options = plan, dtype, options
+        self.ledger = Ledger(RouteLog(options.route_log) if options.route_log else None)
+        self.banks: list[Bank] = []
+        self._saved = saved
+        layers = sorted(places.layer for bank in plan.banks for places in bank.layers)
+        self.layers = {n: StreamedExperts(self.ledger, n, i) for i, n in enumerate(layers)}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory."""
+        return sum(bank.nbytes for bank in self.banks)
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights."""
+        return sum(places.parameters for bank in self.plan.banks for places in bank.layers)
+
+    @property
+    def stats(self) -> ExpertStats:
+        """All that was done so far."""
+        self._catch_up(0)
+        return ExpertStats(
+            slots=self.plan.slots,
+            experts=self.plan.keys,
+            slab_bytes=self.nbytes,
+            bytes_read=self._reader.nbytes,
+            read_seconds=self._reader.seconds,
+            **vars(self.ledger.tally),
+        )
+
+    def start(self, text: "TextModel") -> None:
+        """Open the files, take the memory, and begin to read what was used most before.
+
+        Raises BadCheckpoint for a file that cannot be opened.
+        """
+        files: dict[Path, Uncached] = {}
+        for bank in self.plan.banks:
+            for path in {part.tensor.file for places in bank.layers for part in places.parts}:
+                try:
+                    files[path] = Uncached.open(path, self.options.file_cache)
+                except OSError as e:
+                    raise BadCheckpoint(f"{path} cannot be opened ({e.strerror})") from None
+        self._reader = Reader()
+        weakref.finalize(self, _end, self._reader, files)
+        spare = SPARE if self.options.look_ahead else 0
+        for bank in self.plan.banks:
+            made = Bank(bank.layers, bank.slots, self.dtype, files, self._reader, spare)
+            self.banks.append(made)
+            for i, places in enumerate(bank.layers):
+                self.layers[places.layer].place(made, i * made.experts)
+        text.begun = self.begin
+        if self.options.look_ahead or self.ledger.log is not None:
+            self._link(text)
+        used = counts.load(self._saved, len(self.layers), self.banks[0].experts)
+        for layer in self.layers.values():
+            first = layer.first
+            layer.bank.slots.uses[first : first + layer.bank.experts] = used[layer.index]
+        for made in self.banks:
+            made.warm()
+
+    def begin(self, positions: Sequence[int]) -> None:
+        """Steps that begin at these positions will go through the layers."""
+        self.ledger.step += 1
+        self.ledger.position = positions[0]
+        self._catch_up(LATE)
+
+    def save(self) -> None:
+        """Keep how often each expert was used."""
+        self._catch_up(0)
+        used: NDArray[np.int64] = np.zeros((len(self.layers), self.banks[0].experts), np.int64)
+        for layer in self.layers.values():
+            first = layer.first
+            used[layer.index] = layer.bank.slots.uses[first : first + layer.bank.experts]
+        counts.save(self._saved, used)
+        if self.ledger.log is not None:
+            self.ledger.log.flush()
+
+    def _catch_up(self, steps: int) -> None:
+        """Look at what was chosen, without anybody waiting, at least so many steps ago."""
+        late = self.ledger.late
+        while late and late[0].step <= self.ledger.step - steps:
+            self.layers[late[0].layer].note_late(late.popleft())
+
+    def _link(self, text: "TextModel") -> None:
+        """Let each layer ask what the next one with experts would choose."""
+        ordered = [self.layers[n] for n in sorted(self.layers)]
+        for layer, following in pairwise(ordered):
+            layer.expects = _expects(text.layers[following.layer])
+            layer.following = following
+
+
+def _end(reader: Reader, files: dict[Path, Uncached]) -> None:
+    reader.close()
+    for file in files.values():
+        file.close()
+
+
+def _expects(layer: "Layer") -> Callable[[mx.array], mx.array]:
+    moe, norm = layer.feed_forward, layer.post_attention_layernorm
+    assert isinstance(moe, MoE)
+    return lambda rows: moe.expected(norm(rows))
