@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from ..events import Finished
+from ..streaming.stats import ExpertStats
 from ..units import gb
 from . import bench_against, bench_convert, bench_streaming, bench_synthetic, options
 from .bench_subject import random_tiles
@@ -40,6 +41,7 @@ class Result:
     peak_memory: int
     picture_tiles: int | None  # None: the model sees no pictures
     picture_seconds: float | None
+    experts: ExpertStats | None  # of the last run, where they are streamed
     runs: int
     machine: dict[str, str]
 
@@ -51,6 +53,12 @@ class Result:
             ("decode", f"{self.decode_tps:,.1f} tok/s ({self.new_tokens} tokens)"),
             ("peak memory", gb(self.peak_memory)),
         ]
+        if (e := self.experts) is not None:
+            tokens = self.prompt_tokens + self.new_tokens
+            rows.append(("experts", f"{e.slots} of {e.experts} in {gb(e.slab_bytes)}"))
+            rows.append(("  hits", f"{e.hit_rate:.1%}"))
+            rows.append(("  read", f"{gb(e.bytes_read / tokens)} a token, {gb(e.bandwidth)}/s"))
+            rows.append(("  waited", f"{e.wait_seconds:.2f} s"))
         if self.picture_seconds is not None:
             rows.append(("picture", f"{self.picture_seconds:.3f} s ({self.picture_tiles} tiles)"))
         return aligned(dict(rows) | self.machine)
@@ -123,11 +131,11 @@ def alone(args: argparse.Namespace, model_name: str, report: Callable[[str], Non
     context = args.context or needed
     if context < needed:
         raise UsageError(f"--context {context} is too short for {needed} tokens in all")
-    from ..loading import load
+    from ..loading import Unread
 
     report(f"loading {model_name}")
     started = perf_counter()
-    model = load(model_name, context=context)
+    model = Unread.open(model_name, context, experts=options.experts(args)).load()
     return measure(model, args, perf_counter() - started, report)
 
 
@@ -172,6 +180,7 @@ def measure(
         peak_memory=max(s.peak_memory for s in stats),
         picture_tiles=len(tiles) if tiles is not None else None,
         picture_seconds=statistics.median(pictures[1:]) if pictures else None,
+        experts=stats[-1].experts,
         runs=args.runs,
         machine=machine(),
     )

@@ -6,106 +6,28 @@ Knows nothing of how a program is run and measured; `bench_streaming_subject` do
 
 import argparse
 import json
-import statistics
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-
-import numpy as np
 
 from ..config import ModelConfig
 from ..errors import UsageError
 from ..hub import resolve
 from ..paths import HOME_VARIABLE
-from ..streaming.options import ExpertOptions
-from ..units import gb
+from ..streaming.options import Mode
 from . import bench_disk, options
 from .bench_against import STREAMED
-from .bench_children import OURS, in_turn, paired, run_child
+from .bench_children import OURS, in_turn, run_child
+from .bench_streaming_result import BEFORE, THROUGHOUT, Result, agreement, routing, rows
 from .bench_streaming_subject import DISK, Report, Task
 from .bench_subject import Figure
-from .machine import aligned, machine
+from .machine import machine
 
 RESIDENT, OFFLOAD, _ = STREAMED
-BEFORE, THROUGHOUT = "before", "throughout"
-CACHES = {
-    BEFORE: "emptied of the model before each run",
-    THROUGHOUT: "emptied of the model before and throughout each run",
-    None: "as it comes",
-}
-RATED = ("s", "tok/s")  # units of what can be better or worse
-
-
-@dataclass(frozen=True)
-class Row:
-    """One measurement: medians over the runs, by program that has it, and how many times better
-    ours is than each other program's, the median over the rounds."""
-
-    name: str
-    unit: str
-    values: dict[str, float]
-    ratios: dict[str, float]
-
-
-@dataclass(frozen=True)
-class Routing:
-    """Which experts the measured tokens went through."""
-
-    experts: int  # of all layers
-    hottest_quarter: float  # see `_hottest`
-    in_prefill: int  # experts that the prompt needs, each counted once
-
-
-@dataclass(frozen=True)
-class Result:
-    model: str
-    expert_memory: int
-    expert_bytes: int  # of all experts, in the files
-    prompt_tokens: int
-    new_tokens: int
-    rows: list[Row]
-    disk: dict[str, float]  # bytes per second
-    routing: Routing | None
-    # Share of positions at which a program finds the same token likeliest as ours.
-    agreement: dict[str, float]
-    repacked_bytes: int | None  # by mlx-vlm, beside the model
-    repack_seconds: float | None
-    evict: str | None
-    runs: int
-    machine: dict[str, str]
-
-    def table(self) -> Iterator[str]:
-        """A column for each program; after the others' values how many times better ours is."""
-        programs = list(self.rows[0].values)
-        cells = [["", *programs]]
-        cells += [[row.name, *(_cell(row, p) for p in programs)] for row in self.rows]
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        for name, *values in cells:
-            rest = "".join(f"  {v:>{w}}" for v, w in zip(values, widths[1:], strict=True))
-            yield f"{name:<{widths[0]}}{rest}".rstrip()
-        yield ""
-        yield from aligned(dict(self._facts()) | self.machine)
-
-    def _facts(self) -> Iterator[tuple[str, str]]:
-        times = self.expert_bytes / self.expert_memory
-        yield "model", self.model
-        yield "experts", f"{gb(self.expert_bytes)}, {times:.2f} times {gb(self.expert_memory)}"
-        yield "tokens", f"{self.prompt_tokens:,} prefilled, {self.new_tokens:,} decoded"
-        if r := self.routing:
-            yield "hottest quarter", f"of the experts took {r.hottest_quarter:.1%} of the tokens"
-            yield "the prompt needs", f"{r.in_prefill} of {r.experts} experts"
-        for name, rate in self.disk.items():
-            yield f"plain reads, {name}", f"{gb(rate)}/s"
-        for program, share in self.agreement.items():
-            yield f"same token as {program}", f"{share:.0%}"
-        if self.repacked_bytes is not None:
-            yield "mlx-vlm's repacking", f"{gb(self.repacked_bytes)}, {self.repack_seconds:.1f} s"
-        yield "file cache", CACHES[self.evict]
-        yield "runs", str(self.runs)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -131,17 +53,25 @@ def is_wanted(against: str | None) -> bool:
 
 def check(args: argparse.Namespace) -> None:
     """Raises UsageError for options that are about other measurements, or are missing."""
+    experts = options.experts(args)
     if not is_wanted(args.against):
         if args.evict:
             raise UsageError(f"--evict needs --against with one of {', '.join(STREAMED)}")
+        if args.against and (experts.wants_streaming or experts.mode is not Mode.AUTO):
+            raise UsageError(
+                f"--against {args.against} is about models in memory; leave out --experts and "
+                "what goes with it"
+            )
         return
     if args.filled or args.filled_prompt or args.float32 or len(args.prompt_tokens) > 1:
         raise UsageError(
             "--filled, --float32 and several --prompt-tokens are about whole models; with "
             "streamed experts everything is computed as fits the machine, from one real prompt"
         )
-    if ExpertOptions.of(args.experts, args.expert_memory).memory is None:
-        raise UsageError("--expert-memory BYTES is what is compared; give it")
+    if experts.route_log is not None:
+        raise UsageError("--route-log is one program's; leave it out, or leave out --against")
+    if experts.memory is None:
+        raise UsageError("programs are compared with the same memory; give --expert-memory")
 
 
 def run(args: argparse.Namespace, model: str, report: Callable[[str], None]) -> Result:
@@ -149,12 +79,15 @@ def run(args: argparse.Namespace, model: str, report: Callable[[str], None]) -> 
     folder = resolve(model)
     config = ModelConfig.from_folder(folder)
     others = args.against.split(",")
-    memory = ExpertOptions.of(args.experts, args.expert_memory).memory
-    assert memory is not None
+    experts = options.experts(args)
+    assert experts.memory is not None
     if OFFLOAD in others:
         _check_offload(config)
     expert_bytes = sum(r.nbytes for e in bench_disk.expert_ranges(folder) for r in e)
-    task = Task("", str(folder), memory, args.warm_tokens, args.prompt_tokens[0], args.new_tokens)
+    task = Task(
+        "", str(folder), experts.memory, experts.look_ahead, experts.file_cache,
+        args.warm_tokens, args.prompt_tokens[0], args.new_tokens,
+    )  # fmt: skip
     with ExitStack() as stack:
         repacked, seconds = None, None
         if OFFLOAD in others:
@@ -183,7 +116,7 @@ def run(args: argparse.Namespace, model: str, report: Callable[[str], None]) -> 
     disk = rows({DISK: [r.figures for r, _ in reports.pop(DISK)]}, DISK)
     return Result(
         model=folder.name,
-        expert_memory=memory,
+        expert_memory=task.memory,
         expert_bytes=expert_bytes,
         prompt_tokens=task.prompt,
         new_tokens=task.new_tokens,
@@ -195,8 +128,8 @@ def run(args: argparse.Namespace, model: str, report: Callable[[str], None]) -> 
             OURS,
         ),
         disk={row.name: row.values[DISK] for row in disk},
-        routing=_routing(watched[0][0]) if watched else None,
-        agreement={name: _agreement(reports[OURS][0][0], reports[name][0][0]) for name in others},
+        routing=routing(watched[0][0]) if watched else None,
+        agreement={name: agreement(reports[OURS][0][0], reports[name][0][0]) for name in others},
         repacked_bytes=size,
         repack_seconds=seconds,
         evict=args.evict,
@@ -235,58 +168,3 @@ def _once(task: Task) -> tuple[Report, int]:
     # Other programs may print while they load; the report is the last line.
     said = json.loads(child.output.splitlines()[-1])
     return Report(**said | {"figures": [Figure(**f) for f in said["figures"]]}), child.memory
-
-
-def rows(runs: dict[str, list[list[Figure]]], ours: str) -> list[Row]:
-    """Figures of every run of every program -> medians and ratios, by measurement; not every
-    program has every one."""
-    found: dict[tuple[str, str], dict[str, list[float]]] = {}
-    for program, every in runs.items():
-        for figures in every:
-            for f in figures:
-                found.setdefault((f.name, f.unit), {}).setdefault(program, []).append(f.value)
-    made = []
-    for (name, unit), values in found.items():
-        mine = values.get(ours)
-        ratios = {
-            program: paired(mine, theirs) if unit == "tok/s" else paired(theirs, mine)
-            for program, theirs in values.items()
-            if mine and unit in RATED and program != ours
-        }
-        medians = {program: statistics.median(v) for program, v in values.items()}
-        made.append(Row(name, unit, medians, ratios))
-    return made
-
-
-def _routing(watched: Report) -> Routing:
-    layers, experts = len(watched.decoded), watched.experts
-    needed = sum(len(set(layer)) for layer in watched.prefilled)
-    both = [a + b for a, b in zip(watched.decoded, watched.prefilled, strict=True)]
-    hottest = statistics.mean(_hottest(layer, experts) for layer in both)
-    return Routing(layers * experts, hottest, needed)
-
-
-def _hottest(chosen: list[int], experts: int) -> float:
-    """The share of every second token that went to those experts, a quarter of all, which most
-    of the other tokens went to: of the same tokens, few in number, even chance would favour
-    some."""
-    counts = np.bincount(chosen[::2], minlength=experts)
-    quarter = np.argsort(-counts)[: max(1, experts // 4)]
-    return float(np.isin(chosen[1::2], quarter).mean())
-
-
-def _agreement(ours: Report, other: Report) -> float:
-    pairs: Sequence[tuple[int, int]] = list(zip(ours.likeliest, other.likeliest, strict=True))
-    return statistics.mean(a == b for a, b in pairs)
-
-
-def _cell(row: Row, program: str) -> str:
-    value = row.values.get(program)
-    if value is None:
-        return "-"
-    if row.unit in ("bytes", "B/s"):
-        text = gb(value) + row.unit.removeprefix("bytes").replace("B/s", "/s")
-    else:
-        digits = 0 if row.unit == "" else 1 if row.unit == "%" or value >= 100 else 2
-        text = f"{value:,.{digits}f} {row.unit}".strip()
-    return f"{text} {row.ratios[program]:>6.2f}x" if program in row.ratios else text

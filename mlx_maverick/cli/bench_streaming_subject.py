@@ -34,6 +34,8 @@ class Task:
     program: str  # a key of PROGRAMS, or DISK
     folder: str
     memory: int  # bytes for experts
+    look_ahead: bool  # of this package, as `file_cache`
+    file_cache: bool
     warm_tokens: int  # decoded before what is measured
     prompt: int
     new_tokens: int
@@ -80,7 +82,7 @@ class Resident(Ours):
 
     def routed(self) -> list[list[int]]:
         """The experts chosen since the last call, by layer."""
-        chosen = [np.concatenate([np.array(a) for a in calls]).tolist() for calls in self._seen]
+        chosen = [[int(e) for a in calls for e in np.array(a)] for calls in self._seen]
         for calls in self._seen:
             calls.clear()
         return chosen
@@ -100,12 +102,13 @@ class _Watched:
 
 PROGRAMS: dict[str, Callable[[Task], Any]] = {
     "mlx-maverick": lambda t: Streamed(
-        t.folder, t.context, experts="stream", expert_memory=t.memory
+        t.folder, t.context, experts="stream", expert_memory=t.memory, look_ahead=t.look_ahead,
+        file_cache=t.file_cache,
     ),
     "resident": lambda t: Resident(t.folder, t.context),
     "mlx-vlm-offload": lambda t: MlxVlm(t.folder, t.memory),
     "mapped": lambda t: Mapped(t.folder, t.context, t.memory),
-}
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from mlx_maverick.cli.main import _parser, main
 from mlx_maverick.config import ModelConfig
 
 SIZES = [
-    "--hidden", "64", "--layers", "4", "--expert-count", "4", "--vocabulary", "512", "--chunk", "32",
-    "--vision-layers", "1", "--vision-hidden", "88",
+    "--hidden", "64", "--layers", "4", "--expert-count", "4", "--vocabulary", "512",
+    "--chunk", "32", "--vision-layers", "1", "--vision-hidden", "88",
 ]  # fmt: skip
 OURS, THEIRS, CAST = "mlx-maverick", "mlx-lm", "mlx-lm float32"
 
