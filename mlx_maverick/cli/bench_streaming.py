@@ -19,11 +19,11 @@ from ..errors import UsageError
 from ..hub import resolve
 from ..paths import HOME_VARIABLE
 from ..streaming.options import Mode
-from . import bench_disk, options
+from . import options
 from .bench_against import STREAMED
 from .bench_children import OURS, in_turn, run_child
 from .bench_streaming_result import BEFORE, THROUGHOUT, Result, agreement, routing, rows
-from .bench_streaming_subject import DISK, Report, Task
+from .bench_streaming_task import DISK, Report, Task
 from .bench_subject import Figure
 from .machine import machine
 
@@ -76,6 +76,8 @@ def check(args: argparse.Namespace) -> None:
 
 def run(args: argparse.Namespace, model: str, report: Callable[[str], None]) -> Result:
     """Raises UsageError for what cannot be compared, and MaverickError where a program fails."""
+    from . import bench_disk
+
     folder = resolve(model)
     config = ModelConfig.from_folder(folder)
     others = args.against.split(",")

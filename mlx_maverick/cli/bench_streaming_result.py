@@ -4,14 +4,13 @@ Knows nothing of how anything is run.
 """
 
 import statistics
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
-
 from ..units import gb
 from .bench_children import paired
-from .bench_streaming_subject import Report
+from .bench_streaming_task import Report
 from .bench_subject import Figure
 from .machine import aligned
 
@@ -125,9 +124,9 @@ def _hottest(chosen: list[int], experts: int) -> float:
     """The share of every second token that went to those experts, a quarter of all, which most
     of the other tokens went to: of the same tokens, few in number, even chance would favour
     some."""
-    counts = np.bincount(chosen[::2], minlength=experts)
-    quarter = np.argsort(-counts)[: max(1, experts // 4)]
-    return float(np.isin(chosen[1::2], quarter).mean())
+    counted = Counter(chosen[::2]).most_common(max(1, experts // 4))
+    quarter = {expert for expert, _ in counted}
+    return statistics.mean(float(expert in quarter) for expert in chosen[1::2])
 
 
 def agreement(ours: Report, other: Report) -> float:

@@ -8,7 +8,7 @@ import json
 import random
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -19,43 +19,11 @@ from ..config import ModelConfig
 from ..streaming.stats import ExpertStats
 from .bench_disk import bytes_read, plain_reads
 from .bench_offloaded import Mapped, MlxVlm
+from .bench_streaming_task import DISK, Report, Task
 from .bench_subject import Figure, Ours, Script
 
 if TYPE_CHECKING:
     import mlx.core as mx
-
-DISK = "plain reads"  # no way to run a model, but measured in turn as well
-
-
-@dataclass(frozen=True)
-class Task:
-    """What to measure, with what."""
-
-    program: str  # a key of PROGRAMS, or DISK
-    folder: str
-    memory: int  # bytes for experts
-    look_ahead: bool  # of this package, as `file_cache`
-    file_cache: bool
-    warm_tokens: int  # decoded before what is measured
-    prompt: int
-    new_tokens: int
-
-    @property
-    def context(self) -> int:
-        return max(self.prompt, self.warm_tokens + self.new_tokens) + 2
-
-
-@dataclass(frozen=True)
-class Report:
-    """All of one process."""
-
-    figures: list[Figure] = field(default_factory=list)
-    likeliest: list[int] = field(default_factory=list)  # the likeliest token at each position
-    experts: int = 0  # of a layer that has some
-    # Which of them took each token, by layer: of decoding, and of the prompt. Of a prompt's tokens
-    # the last layer sees one.
-    decoded: list[list[int]] = field(default_factory=list)
-    prefilled: list[list[int]] = field(default_factory=list)
 
 
 class Streamed(Ours):

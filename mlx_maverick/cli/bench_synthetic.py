@@ -13,7 +13,7 @@ from math import inf, prod
 from pathlib import Path
 from typing import Any
 
-from .. import memory, synthetic, synthetic_routing
+from .. import memory
 from ..checkpoint import Checkpoint
 from ..config import ModelConfig, parse_json
 from ..convert import published
@@ -143,6 +143,8 @@ def geometry(args: argparse.Namespace) -> Geometry:
 def _check_zipf(exponent: float | None, experts: int) -> None:
     if exponent is None:
         return
+    from .. import synthetic_routing
+
     if not 0 <= exponent < inf:
         raise UsageError(f"--zipf {exponent} is not a number from 0 on")
     first = synthetic_routing.zipf(experts, exponent)[0]
@@ -199,6 +201,8 @@ def folder(args: argparse.Namespace, report: Callable[[str], None]) -> Iterator[
 
 def _same(out: Path, wanted: Geometry) -> None:
     """Raises UsageError if `out` holds a model of other sizes, or with other routers."""
+    from .. import synthetic
+
     config, expected = ModelConfig.from_folder(out), wanted.config
     same = config.text == expected.text and config.vision == expected.vision
     size = memory.recipe_bytes(expected, wanted.recipe)
@@ -217,6 +221,8 @@ def _routers(zipf: float | None) -> str:
 
 
 def _make(out: Path, wanted: Geometry, source: Path, report: Callable[[str], None]) -> None:
+    from .. import synthetic
+
     config = wanted.config
     bf16 = 2 * sum(map(prod, published.shapes(config).values()))
     size = memory.recipe_bytes(config, wanted.recipe)

@@ -12,7 +12,8 @@ import pytest
 
 from mlx_maverick.cli.bench_offloaded import Mapped
 from mlx_maverick.cli.bench_streaming_result import _hottest, routing, rows
-from mlx_maverick.cli.bench_streaming_subject import Report, Resident
+from mlx_maverick.cli.bench_streaming_subject import Resident
+from mlx_maverick.cli.bench_streaming_task import Report
 from mlx_maverick.cli.bench_subject import Figure
 from mlx_maverick.cli.main import main
 from mlx_maverick.model.experts import go_on
