@@ -44,7 +44,7 @@ class Geometry:
 
     text: dict[str, int]  # keys of the text section of config.json
     vision: dict[str, int] | None
-    recipe: Recipe
+    recipe: str  # a name or a file
     zipf: float | None = None  # of the routers; see synthetic.write
 
     @property
@@ -53,6 +53,11 @@ class Geometry:
         if self.vision is not None:
             raw["vision_config"] = MODELS["maverick"].raw["vision_config"] | self.vision
         return ModelConfig.from_dict(raw)
+
+    @property
+    def nbytes(self) -> int:
+        """Of all tensors, converted. Raises UsageError and NotFound for a recipe that is none."""
+        return memory.recipe_bytes(self.config, Recipe.parse(self.recipe))
 
 
 def _published() -> dict[str, Any]:
@@ -91,7 +96,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             help=f"{what} (default: {default})",
         )
     group.add_argument(
-        "--recipe", metavar="NAME", help=f"what it is converted to (default: {RECIPE})"
+        "--recipe",
+        metavar="NAME|FILE",
+        help=f"what it is converted to, as for convert (default: {RECIPE})",
     )
     group.add_argument(
         "--zipf",
@@ -135,9 +142,8 @@ def geometry(args: argparse.Namespace) -> Geometry:
         "vocab_size": asked["vocabulary"],
     }
     _check_zipf(args.zipf, asked["expert_count"])
-    recipe = Recipe.named(args.recipe or RECIPE)
     vision = _vision(asked["vision_layers"], asked["vision_hidden"])
-    return Geometry(text, vision, recipe, args.zipf)
+    return Geometry(text, vision, asked.get("recipe", RECIPE), args.zipf)
 
 
 def _check_zipf(exponent: float | None, experts: int) -> None:
@@ -205,19 +211,14 @@ def _same(out: Path, wanted: Geometry) -> None:
 
     config, expected = ModelConfig.from_folder(out), wanted.config
     same = config.text == expected.text and config.vision == expected.vision
-    size = memory.recipe_bytes(expected, wanted.recipe)
-    if not same or Checkpoint.open(out).nbytes != size:
+    if not same or Checkpoint.open(out).nbytes != wanted.nbytes:
         raise UsageError(f"{out} holds a model of other sizes; remove it, or give another folder")
     zipf = parse_json((out / "config.json").read_bytes(), out / "config.json").get(synthetic.ZIPF)
     if zipf != wanted.zipf:
+        was, not_ = (f"--zipf {z:g}" if z is not None else "no --zipf" for z in (zipf, wanted.zipf))
         raise UsageError(
-            f"{out} was made {_routers(zipf)}, not {_routers(wanted.zipf)}; remove it, or give "
-            "another folder"
+            f"{out} was made with {was}, not {not_}; remove it, or give another folder"
         )
-
-
-def _routers(zipf: float | None) -> str:
-    return "without --zipf" if zipf is None else f"with --zipf {zipf:g}"
 
 
 def _make(out: Path, wanted: Geometry, source: Path, report: Callable[[str], None]) -> None:
@@ -225,7 +226,7 @@ def _make(out: Path, wanted: Geometry, source: Path, report: Callable[[str], Non
 
     config = wanted.config
     bf16 = 2 * sum(map(prod, published.shapes(config).values()))
-    size = memory.recipe_bytes(config, wanted.recipe)
+    size = wanted.nbytes
     free = shutil.disk_usage(source.parent).free
     if bf16 + size > free:
         raise DoesNotFit(
@@ -242,8 +243,8 @@ def _make(out: Path, wanted: Geometry, source: Path, report: Callable[[str], Non
     text = dict(wanted.text)
     layers, experts = text.pop("num_hidden_layers"), text.pop("num_local_experts")
     synthetic.write(source, layers, experts, vision=wanted.vision, zipf=wanted.zipf, **text)
-    report(f"converting it to {wanted.recipe.name}")
+    report(f"converting it to {wanted.recipe}")
     words = ["mlx_maverick", "convert", str(source), "--out", str(out)]
-    words += ["--recipe", wanted.recipe.name, "--fast"]
+    words += ["--recipe", wanted.recipe, "--fast"]
     run_child(words, "the random checkpoint cannot be converted")
     shutil.rmtree(source)
