@@ -29,6 +29,9 @@ BANDWIDTH = {
     "M4": 120, "M4 Pro": 273, "M4 Max": 546,
     "M5": 153, "M5 Pro": 307, "M5 Max": 614,
 }  # fmt: skip
+# Bytes per second of reading, where it has not been measured. Reported for the SSDs of Macs
+# are 5 to 7 GB/s, and 13 for the newest: the least of these.
+SSD = 5 * GB
 # The usual chip of a Mac with so many GiB, where only the size is given.
 USUAL_CHIP = {
     64: "M4 Max", 96: "M3 Ultra", 128: "M4 Max", 192: "M2 Ultra", 256: "M3 Ultra", 512: "M3 Ultra",
@@ -46,6 +49,14 @@ class Machine:
     chip: str | None
     bandwidth: float | None
     assumptions: tuple[str, ...]  # in words
+    ssd: float = SSD
+    ssd_source: str = "assumed"  # "assumed", "as given" or "measured"
+
+    @property
+    def ssd_words(self) -> str:
+        """What is known of the SSD, as an assumption."""
+        said = f"SSD {self.ssd / GB:.1f} GB/s, {self.ssd_source}"
+        return f"{said} (Macs have 5 to 7, the newest 13)" if self.ssd_source == "assumed" else said
 
     def with_limit(self, limit: int) -> "Machine":
         """With another limit than the stock one. Raises UsageError if memory is smaller."""
@@ -66,6 +77,10 @@ class Machine:
         """With another memory bandwidth, in bytes per second."""
         said = f"memory bandwidth {bandwidth / GB:.0f} GB/s, as given"
         return replace(self, bandwidth=bandwidth, assumptions=(*self.assumptions[:1], said))
+
+    def with_ssd(self, ssd: float, source: str) -> "Machine":
+        """With another bandwidth of the SSD, in bytes per second."""
+        return replace(self, ssd=ssd, ssd_source=source)
 
 
 def mac(memory_size: int) -> Machine:

@@ -5,12 +5,14 @@ that `convert.outputs` makes, laid out in files as `convert.layout` does.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Generic, TypeVar
 
 from . import macs
-from .config import ModelConfig
+from .checkpoint import Checkpoint, Tensor
+from .config import ModelConfig, TextConfig
 from .convert import published
 from .convert.layout import Layout
 from .convert.outputs import outputs
@@ -26,15 +28,23 @@ from .memory import (
     longest_context,
     raise_limit,
 )
-from .names import TensorClass, tensor_class
+from .names import TensorClass, canonical, tensor_class
+from .streaming.prediction import Prediction, even_hit_rate, predict
 from .units import gb
 
 BF16_BYTES = 2
-# Slots of a layer when experts are streamed: one is computed with while another is read.
-LEAST_SLOTS = 2
-# Of the experts: up to here each bit more is worth a raised limit. A judgement, from the error
-# of the weights, which every bit makes four times smaller.
+# Slots for streamed experts below which nothing runs, in all: one is computed with while
+# another is read. Layers whose experts have other bits have slots of their own.
+LEAST_SLOTS = 4
+# Of the experts: a machine with room for fewer is not advised to stream them. A judgement: hits
+# are rare then, and a longer context or another program leaves nothing.
+LEAST_SHARE = 0.05
+# Of the experts: up to here each bit more is worth a raised limit, or streaming. A judgement,
+# from the error of the weights, which every bit makes four times smaller.
 ENOUGH_BITS = 4
+# Of the rest, where experts are streamed. What every token passes costs little there: these are
+# 6 % slower than 4 bits on a Mac with 128 GB, by the arithmetic of `streaming.prediction`.
+STREAMED_REST_BITS = 6
 
 
 class Verdict(StrEnum):
@@ -46,21 +56,33 @@ class Verdict(StrEnum):
     NO = "no"
 
 
-@dataclass(frozen=True)
-class Size:
-    """A model converted with one recipe, in bytes."""
+@dataclass(frozen=True, kw_only=True)
+class Need:
+    """What a model takes, in bytes."""
 
     config: ModelConfig
-    recipe: Recipe
-    disk: int  # weight files and their index; the tokenizer adds some tens of MB
     budget: Budget  # in memory, at a context
     experts: int  # of the budget's weights, those of routed experts
+    stored: int  # what these take in their files
     read: int  # of the weights, what one decoded token needs
+    streamable: bool = True  # has routed experts, each of which can be read by itself
 
     @property
     def shared(self) -> int:
         """What must be in memory however experts are kept: all else, KV cache, working room."""
         return self.budget.total - self.experts
+
+    @property
+    def expert_count(self) -> int:
+        """Routed experts of all layers."""
+        return sum(self.config.text.moe_layers) * self.config.text.num_local_experts
+
+    def with_slots(self, share: float) -> Budget:
+        """The budget with only a share of the experts in memory, of which `LEAST_SLOTS` are the
+        least."""
+        slots = max(LEAST_SLOTS / max(1, self.expert_count), share)
+        left_out = self.experts - math.ceil(self.experts * min(1.0, slots))
+        return replace(self.budget, weights=self.budget.weights - left_out)
 
     def ceiling(self, bandwidth: float, cached: bool) -> float:
         """Tokens per second of decoding if reading memory were all it took, with a cache that
@@ -68,11 +90,22 @@ class Size:
         return bandwidth / (self.read + (self.budget.kv if cached else 0))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Size(Need):
+    """A model converted with one recipe, in bytes."""
+
+    recipe: Recipe
+    disk: int  # weight files and their index; the tokenizer adds some tens of MB
+
+
+N = TypeVar("N", bound=Need)
+
+
 @dataclass(frozen=True)
-class Fit:
+class Fit(Generic[N]):
     """A size on a machine."""
 
-    size: Size
+    size: N
     verdict: Verdict
     command: str | None  # that raises the limit, where it has to be
     room: int  # bytes left for routed experts within the limit that the verdict is about
@@ -80,7 +113,21 @@ class Fit:
     @property
     def expert_share(self) -> float:
         """Of the routed experts, how much is in memory at once, 0 to 1."""
-        return max(0.0, min(1.0, self.room / self.size.experts))
+        return max(0.0, min(1.0, self.room / self.size.experts)) if self.size.experts else 1.0
+
+    @property
+    def slots(self) -> int:
+        """How many routed experts that is, of all layers."""
+        return int(self.expert_share * self.size.expert_count)
+
+    def prediction(self, machine: Machine, hit_rate: float | None = None) -> Prediction:
+        """How fast it decodes with its experts streamed; as if all were used alike, unless a
+        hit rate is given."""
+        size, count = self.size, self.size.expert_count
+        if hit_rate is None:
+            hit_rate = even_hit_rate(self.slots, count)
+        routed = size.stored // size.config.text.num_local_experts
+        return predict(size.read, routed, hit_rate, machine.bandwidth, machine.ssd, size.budget.kv)
 
 
 @dataclass(frozen=True)
@@ -88,8 +135,8 @@ class Choice:
     """The recipe for a machine, and why."""
 
     recipe: Recipe
-    verdict: Verdict  # FITS or RAISED
-    command: str | None  # that raises the limit, if RAISED
+    verdict: Verdict  # any but NO
+    command: str | None  # that raises the limit, where it has to be
     why: str
 
 
@@ -117,25 +164,65 @@ def size(
     text, entries = config.text, outputs(config, recipe)
     layout = Layout.of(entries)
     parameters = sum(math.prod(shape) for shape in published.shapes(config).values())
-    sizes = dict.fromkeys([*TensorClass, None], 0)  # in memory, by class
+    sizes: dict[TensorClass | None, int] = {}  # in memory, by class
+    stored = 0
     for entry in entries:
         loaded = math.prod(entry.shape) * element_bytes if entry.dtype == "BF16" else entry.nbytes
-        sizes[tensor_class(entry.name)] += loaded
-    weights, experts = sum(sizes.values()), sizes[TensorClass.EXPERTS]
-    unread = sizes[TensorClass.VISION] + sizes[TensorClass.PROJECTOR]
-    embedding = sizes[TensorClass.EMBED]  # of which a token reads one row
+        cls = tensor_class(entry.name)
+        sizes[cls] = sizes.get(cls, 0) + loaded
+        stored += entry.nbytes if cls is TensorClass.EXPERTS else 0
+    budget = Budget.of(
+        config, sum(sizes.values()), context, element_bytes=element_bytes, options=options
+    )
     return Size(
         config=config,
         recipe=recipe,
         disk=layout.nbytes + len(layout.index(parameters)),
-        budget=Budget.of(
-            config, weights, context, element_bytes=element_bytes, options=options
-        ),
-        experts=experts,
-        read=weights - unread
-        - embedding + embedding // text.vocab_size
-        - experts + experts // text.num_local_experts,
-    )  # fmt: skip
+        budget=budget,
+        experts=sizes.get(TensorClass.EXPERTS, 0),
+        stored=stored,
+        read=_read(sizes, text),
+        streamable=any(text.moe_layers),
+    )
+
+
+def of_folder(
+    config: ModelConfig,
+    checkpoint: Checkpoint,
+    context: int,
+    options: KVOptions = DENSE,
+    element_bytes: int = BF16_BYTES,
+) -> Need:
+    """The same of a folder that can be run, as it is. Loads mlx. Raises UsageError for a KV
+    cache that does not suit the model."""
+    from .model.weights import loaded_bytes
+
+    classes: dict[TensorClass | None, dict[str, Tensor]] = {}
+    for name, tensor in checkpoint.tensors.items():
+        classes.setdefault(tensor_class(canonical(name)), {})[name] = tensor
+    sizes = {
+        cls: loaded_bytes(Checkpoint(checkpoint.folder, tensors), element_bytes)
+        for cls, tensors in classes.items()
+    }
+    weights, experts = sum(sizes.values()), classes.get(TensorClass.EXPERTS, {})
+    fused = any(name.endswith(published.GATE_UP) for name in experts)  # as they are published
+    return Need(
+        config=config,
+        budget=Budget.of(config, weights, context, element_bytes=element_bytes, options=options),
+        experts=sizes.get(TensorClass.EXPERTS, 0),
+        stored=sum(tensor.nbytes for tensor in experts.values()),
+        read=_read(sizes, config.text),
+        streamable=bool(experts) and not fused,
+    )
+
+
+def _read(sizes: Mapping[TensorClass | None, int], text: TextConfig) -> int:
+    """Of weights by class, what one decoded token needs: no pictures, one row of the embedding,
+    one routed expert of each layer."""
+    embedding, experts = (sizes.get(c, 0) for c in (TensorClass.EMBED, TensorClass.EXPERTS))
+    unread = sum(sizes.get(c, 0) for c in (TensorClass.VISION, TensorClass.PROJECTOR))
+    unread += embedding - embedding // text.vocab_size
+    return sum(sizes.values()) - unread - experts + experts // text.num_local_experts
 
 
 def sizes(
@@ -169,18 +256,23 @@ def _stored(config: ModelConfig) -> float | None:
     return quant.bits_per_weight if quant else None
 
 
-def fit(size: Size, machine: Machine) -> Fit:
-    """Whether and how a size fits."""
+def fit(size: N, machine: Machine) -> Fit[N]:
+    """Whether and how a size fits.
+
+    Streamed experts get what the limit leaves as the machine is set; only where that is less
+    than is worth while, what a raised one leaves.
+    """
     need, limit, raised = size.budget.total, machine.limit, machine.raised_limit
     if need <= limit:
         return Fit(size, Verdict.FITS, None, limit - size.shared)
     if need <= raised:
         return Fit(size, Verdict.RAISED, raise_limit(need, raised), raised - size.shared)
-    slots = size.experts * LEAST_SLOTS // size.config.text.num_local_experts
-    if size.shared + slots <= limit:
-        return Fit(size, Verdict.STREAMED, None, limit - size.shared)
-    if size.shared + slots <= raised:
-        return Fit(size, Verdict.STREAMED, raise_limit(raised, raised), raised - size.shared)
+    for share in (LEAST_SHARE, 0.0) if size.streamable else ():
+        least = size.with_slots(share).total
+        if least <= limit:
+            return Fit(size, Verdict.STREAMED, None, limit - size.shared)
+        if least <= raised:
+            return Fit(size, Verdict.STREAMED, raise_limit(raised, raised), raised - size.shared)
     return Fit(size, Verdict.NO, None, 0)
 
 
@@ -195,8 +287,8 @@ def choose(
 
     The largest that fits as the machine is set; only where that has fewer than 4 bits for the
     experts one with a raised limit that has more, and of those the smallest, as every byte
-    above the stock limit is taken from the system. Raises DoesNotFit, with what would do, if
-    there is none.
+    above the stock limit is taken from the system. Where none fits, that of `best_streamed`.
+    Raises DoesNotFit, with what would do, if there is none either.
     """
     tokens = checked_context(config, context)
     return choose_from(sizes(config, tokens, options, element_bytes), machine)
@@ -213,6 +305,13 @@ def choose_from(sizes: Sequence[Size], machine: Machine) -> Choice:
         why = f"needs {_need(raised)}; within the limit of {gb(machine.limit)} {best}"
         return Choice(raised.size.recipe, raised.verdict, raised.command, why)
     if stock is None:
+        if streamed := best_streamed(fits):
+            why = (
+                f"needs {_need(streamed)}, and no recipe fits; with its experts streamed from the "
+                f"SSD it needs {gb(streamed.size.shared)}, and there is room for "
+                f"{percent(streamed.expert_share)} of them"
+            )
+            return Choice(streamed.size.recipe, streamed.verdict, streamed.command, why)
         raise DoesNotFit(_nothing_fits(sizes, machine))
     why = f"needs {_need(stock)} and fits the limit of {gb(machine.limit)}"
     larger = fits[fits.index(stock) + 1 :]
@@ -221,43 +320,70 @@ def choose_from(sizes: Sequence[Size], machine: Machine) -> Choice:
     return Choice(stock.size.recipe, stock.verdict, None, why)
 
 
-def _largest(fits: Sequence[Fit], verdict: Verdict) -> Fit | None:
+def best_streamed(fits: Sequence[Fit[Size]]) -> Fit[Size] | None:
+    """Of those, the smallest first, that have to be streamed the one to take.
+
+    Bits of experts are read from the SSD with every miss: `ENOUGH_BITS`, or what a source that
+    is quantised already has left. Those of the rest stay in memory and hardly count:
+    `STREAMED_REST_BITS`. None if none has room for `LEAST_SHARE` of its experts.
+    """
+    enough = [f for f in fits if _bits(f) <= ENOUGH_BITS]
+    most = max((_bits(f) for f in enough), default=0)
+    able = [
+        f
+        for f in enough
+        if f.verdict is Verdict.STREAMED
+        and f.expert_share >= LEAST_SHARE
+        and _bits(f) == most
+        and f.size.recipe.rest.bits <= STREAMED_REST_BITS
+    ]
+    return able[-1] if able else None
+
+
+def more_bits(sizes: Sequence[Size], machine: Machine, choice: Choice) -> Fit[Size] | None:
+    """What to stream for more bits than a choice that is in memory has; None if that has
+    enough, or nothing better can be streamed."""
+    streamed = best_streamed([fit(size, machine) for size in sizes])
+    bits = choice.recipe.experts.bits
+    if choice.verdict is Verdict.STREAMED or bits >= ENOUGH_BITS or streamed is None:
+        return None
+    return streamed if _bits(streamed) > bits else None
+
+
+def percent(share: float) -> str:
+    """0.153 -> '15 %'"""
+    return f"{share * 100:.0f} %"
+
+
+def _largest(fits: Sequence[Fit[Size]], verdict: Verdict) -> Fit[Size] | None:
     return next((f for f in reversed(fits) if f.verdict is verdict), None)
 
 
-def _bits(fit: Fit) -> int:
+def _bits(fit: Fit[Size]) -> int:
     return fit.size.recipe.experts.bits
 
 
-def _need(fit: Fit) -> str:
+def _need(fit: Fit[Size]) -> str:
     return gb(fit.size.budget.total)
 
 
 def _nothing_fits(sizes: Sequence[Size], machine: Machine) -> str:
-    """What the smallest recipe needs, and the ways out."""
-    least = sizes[0]
-    budget, most = least.budget, machine.raised_limit
-    ways = []
+    """What the smallest recipe needs, in memory and streamed, and the ways out."""
+    least, most = sizes[0], machine.raised_limit
+    streamed = next((s for s in sizes if s.recipe == DEFAULT), least)
+    budget, ways = streamed.with_slots(LEAST_SHARE), []
     if (context := longest_context(budget, most)) >= MIN_CONTEXT:
         ways.append(f"use --context {context}")
     if kv := fewer_bits(budget, most):
         ways.append(f"use --kv-bits {kv.bits}")
     for memory in macs.SIZES:
-        verdict = fit(least, macs.mac(memory * macs.GIB)).verdict
-        if memory * macs.GIB > machine.memory and verdict in (Verdict.FITS, Verdict.RAISED):
-            raised = " and a raised limit" if verdict is Verdict.RAISED else ""
-            ways.append(f"use a Mac with {memory} GB{raised}")
+        larger = macs.mac(memory * macs.GIB)
+        if larger.memory > machine.memory and budget.total <= larger.raised_limit:
+            ways.append(f"use a Mac with {memory} GB")
             break
-    advice = ", or ".join(ways) or "use a shorter context"
-    streamed = next((s for s in sizes if s.recipe == DEFAULT), least)
-    if fit(streamed, machine).verdict is Verdict.STREAMED:
-        advice += (
-            f" (with its experts streamed from the SSD {streamed.recipe.name} would need "
-            f"{gb(streamed.shared)} and slots for some experts, but this version cannot do that "
-            "yet)"
-        )
     return (
         f"no recipe fits {machine.name} at {budget.context:,} tokens: the smallest, "
-        f"{least.recipe.name}, needs {gb(budget.total)}, and a model gets at most {gb(most)} "
-        f"there; {advice}"
+        f"{least.recipe.name}, needs {gb(least.budget.total)}, with its experts streamed from the "
+        f"SSD {streamed.recipe.name} needs {gb(budget.total)}, and a model gets at most "
+        f"{gb(most)} there; {', or '.join(ways) or 'use a shorter context'}"
     )

@@ -116,3 +116,10 @@ def test_without_mlx_a_mac_has_its_stock_limit() -> None:
     other = macs.this_machine_without_mlx(32 * GIB, "a CPU", metal=False)
     assert (other.name, other.chip) == ("this machine with 32 GB", None)
     assert other.limit == other.raised_limit == 28 * GIB
+
+
+def test_what_is_known_of_the_ssd() -> None:
+    assumed = mac(128 * GIB)
+    assert assumed.ssd_words == "SSD 5.0 GB/s, assumed (Macs have 5 to 7, the newest 13)"
+    measured = assumed.with_bandwidth(100 * GB).with_ssd(6.25 * GB, "measured").with_limit(GB)
+    assert (measured.ssd, measured.ssd_words) == (6.25 * GB, "SSD 6.2 GB/s, measured")

@@ -34,6 +34,8 @@ class FakeModel:
         self.sessions = 0
         self.seen: list[tuple[Any, Sampling]] = []
 
+    experts = None
+
     def session(self) -> Any:
         self.sessions += 1
         return SimpleNamespace(nbytes=7 * self.sessions)

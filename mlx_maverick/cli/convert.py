@@ -126,6 +126,8 @@ def _chosen(args: argparse.Namespace, source: str) -> Recipe:
     line.say(f"{choice.recipe.name} for {machine.name}: {choice.why}")
     if choice.command:
         line.say(f"to run it, raise the GPU's limit after each restart: {choice.command}")
+    if choice.verdict is sizing.Verdict.STREAMED:
+        line.say("generate and chat read its experts from the SSD as they need them")
     if args.kv_bits:
         line.say(f"to run it within that memory, give --kv-bits {args.kv_bits} there as well")
     return choice.recipe

@@ -1,7 +1,7 @@
 """`mlx-maverick doctor`: what this machine is, what fits it, and what to change.
 
 Knows nothing of how that is found out or judged: `host` asks, `outlook` reckons, `diagnosis`
-judges.
+judges. Of a folder that does not fit some experts are read, to measure its disk.
 """
 
 import argparse
@@ -9,15 +9,17 @@ import json
 import textwrap
 from collections.abc import Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-from .. import __version__, macs, pressure, sizing
+from .. import __version__, hub, macs, pressure, sizing
 from ..doctor import diagnosis, host, outlook
 from ..doctor.diagnosis import Facts, Finding
 from ..errors import BadCheckpoint, MaverickError, UsageError
 from ..kv import DENSE, KVOptions
-from ..memory import Budget, raise_limit
+from ..memory import raise_limit
 from ..published_models import MODELS
+from ..sizing import Verdict
 from ..units import GB, gb
 from .options import add_kv, kv, whole
 from .terminal import printable
@@ -75,13 +77,14 @@ def gather(
                 f"{model} cannot be judged, as MLX cannot be loaded ({device.problem}); "
                 "'mlx-maverick doctor' without --model says what to do about it"
             )
-        folder = outlook.folder(
-            model,
-            budget(model, context, device.element_bytes, options),
-            machine,
-            diagnosis.available(device, reading),
-            computer.mac,
-        )
+        from ..streaming import ssd  # loads numpy
+
+        path = hub.resolve(model)
+        wanted = need(path, context, device.element_bytes, options)
+        if wanted.budget.total > machine.limit and (measured := ssd.bandwidth(path)):
+            machine = machine.with_ssd(measured, "measured")
+        free = diagnosis.available(device, reading)
+        folder = outlook.folder(model, wanted, machine, free, computer.mac)
     return Facts(
         host=computer,
         device=device,
@@ -96,25 +99,21 @@ def gather(
     )
 
 
-def budget(
-    model: str, context: int | None, element_bytes: int, options: KVOptions = DENSE
-) -> Budget:
+def need(
+    path: Path, context: int | None, element_bytes: int, options: KVOptions = DENSE
+) -> sizing.Need:
     """What a folder needs, as loading it reckons. Raises NotFound, BadCheckpoint, UsageError."""
-    from .. import hub
     from ..checkpoint import Checkpoint
     from ..config import ModelConfig
-    from ..model.weights import loaded_bytes
 
-    path = hub.resolve(model)
     config, checkpoint = ModelConfig.from_folder(path), Checkpoint.open(path)
     if config.source_quantization:
         raise BadCheckpoint(
-            f"{model} is in a format to convert from, not to run ({config.source_quantization}); "
+            f"{path} is in a format to convert from, not to run ({config.source_quantization}); "
             "run 'mlx-maverick convert' on it first"
         )
     tokens = sizing.checked_context(config, context)
-    weights = loaded_bytes(checkpoint, element_bytes)
-    return Budget.of(config, weights, tokens, element_bytes=element_bytes, options=options)
+    return sizing.of_folder(config, checkpoint, tokens, options, element_bytes)
 
 
 def as_json(facts: Facts, found: list[Finding]) -> dict[str, Any]:
@@ -208,15 +207,21 @@ def _outlook(one: outlook.Outlook) -> Iterator[str]:
     ways = [f"up to {one.fits[-1]} as it is set"] if one.fits else []
     if one.raised:
         ways.append(f"up to {one.raised[-1]} with a raised limit")
-    yield from _row(label, f"{one.best}: {gb(one.disk)} on disk, {gb(one.memory)} in memory")
-    yield from _row("", f"(recipes {', '.join(ways)})")
+    if one.verdict != Verdict.STREAMED:
+        yield from _row(label, f"{one.best}: {gb(one.disk)} on disk, {gb(one.memory)} in memory")
+        yield from _row("", f"(recipes {', '.join(ways)})")
+        label = ""
+    if (more := one.streamed) and more.disk:
+        yield from _row(label, f"{more.recipe}: {gb(more.disk)} on disk, {more.words}")
 
 
 def _folder(one: outlook.Folder) -> Iterator[str]:
     if one.fits_now:
         verdict = "fits"
+    elif one.fits:
+        verdict = "fits, but not what is available now"
     else:
-        verdict = "fits, but not what is available now" if one.fits else "does not fit"
+        verdict = "does not fit" + (", but can be streamed" if one.streamed else "")
     yield f"{one.name}: {verdict}"
     yield from _row(
         "needs",
@@ -224,6 +229,8 @@ def _folder(one: outlook.Folder) -> Iterator[str]:
         f"KV cache {gb(one.kv)}, working room {gb(one.working)}",
     )
     yield from _row("has", f"{gb(one.limit)} at most, {gb(one.available)} available now")
+    if one.streamed:
+        yield from _row("streamed", one.streamed.words)
     longest = [f"{n:,}" if n else "none" for n in (one.longest, one.longest_now)]
     yield from _row("context", f"up to {longest[0]} tokens, up to {longest[1]} now")
 

@@ -1,7 +1,7 @@
 """`mlx-maverick plan`: every recipe's size, whether a Mac has room for it, and how fast it can be.
 
 Knows nothing of weights: sizes follow from shapes. mlx is loaded only to ask this machine, when
-no memory size is given.
+no memory size is given; of a folder there some experts are read, to measure its disk.
 """
 
 import argparse
@@ -10,23 +10,30 @@ import shlex
 import textwrap
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
-from .. import macs, sizing
+from .. import hub, macs, sizing
 from ..config import ModelConfig
 from ..convert import origin
 from ..convert.recipe import DEFAULT, OFFERED, Recipe
-from ..errors import DoesNotFit, UsageError
+from ..errors import BadCheckpoint, DoesNotFit, NotFound, UsageError
 from ..macs import Machine
 from ..memory import DEFAULT_CONTEXT
 from ..published_models import MODELS
-from ..sizing import BF16_BYTES, Choice, Fit, Verdict
+from ..sizing import BF16_BYTES, Choice, Fit, Size, Verdict, percent
+from ..streaming.prediction import rate
 from ..units import GB, gb
 from .options import add_kv, kv, whole
 from .terminal import printable
 
 WIDTH = 88  # columns
-NO_STREAMING = "streamed: with routed experts on the SSD, which this version cannot do yet"
+STREAMED = (
+    "streamed: experts that are not in memory are read from the SSD when they are needed",
+    "~: reckoned from bandwidths as if all experts were used alike, with a full cache; some are",
+    "   used more than others, so that fewer are read. Not measured",
+)
+SSD_ALONE = "<: what the SSD alone would allow, as the memory's bandwidth is unknown"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,8 +70,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bandwidth", type=whole(1), metavar="GB/S", help="of the memory, if not the usual chip's"
     )
+    parser.add_argument(
+        "--ssd",
+        type=_positive,
+        metavar="GB/S",
+        help=f"that the SSD reads, for experts that are streamed (default: of this machine and a "
+        f"model folder as measured, otherwise {macs.SSD / GB:.0f})",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     add_kv(parser)
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1e6:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
+
+
+_positive.__name__ = "number"  # how argparse names it in an error
 
 
 @dataclass(frozen=True)
@@ -83,8 +107,12 @@ class Row:
     expert_room: int  # left for routed experts within the limit
     expert_share: float  # of the routed experts that this holds
     read_per_token: int  # with an empty cache; a full one is read as well
-    ceiling: float | None  # with an empty cache
+    ceiling: float | None  # with an empty cache; None if streamed
     ceiling_full: float | None  # with the whole context in it
+    hit_rate: float | None  # if streamed: of the experts that are needed, how many are in memory
+    ssd_per_token: int | None  # bytes read from the SSD
+    streamed: float | None  # with an empty cache
+    streamed_full: float | None  # with the whole context in it
 
 
 def run(args: argparse.Namespace) -> int:
@@ -98,16 +126,15 @@ def run(args: argparse.Namespace) -> int:
     options = kv(args)
     sizes = sizing.sizes(config, context, options, element, more)
     fits = [sizing.fit(size, machine) for size in sizes]
+    if any(fit.verdict is Verdict.STREAMED for fit in fits):
+        machine = _with_ssd(machine, args, wanted)
+    offered = [s for s in sizes if s.recipe in OFFERED]
+    choice, streamed, refusal = None, None, None
     try:
-        choice = sizing.choose_from([s for s in sizes if s.recipe in OFFERED], machine)
-        refusal = None
+        choice = sizing.choose_from(offered, machine)
+        streamed = sizing.more_bits(offered, machine, choice)
     except DoesNotFit as e:
-        choice, refusal = None, str(e)
-    command = (
-        f"mlx-maverick convert {shlex.quote(source)} --recipe {choice.recipe.name}"
-        if choice
-        else None
-    )
+        refusal = str(e)
     rows = [_row(fit, machine) for fit in fits]
     if args.json:
         said = {
@@ -117,15 +144,17 @@ def run(args: argparse.Namespace) -> int:
             "kv_bits": args.kv_bits,
             "quantized_kv_start": args.quantized_kv_start,
             "max_kv_size": args.max_kv_size,
-            "streaming_supported": False,
             "recipes": [asdict(row) for row in rows],
-            "choice": _choice(choice, command),
+            "choice": _choice(choice, source),
+            "more_bits": _more_bits(streamed, machine, source),
             "refusal": refusal,
         }
         print(json.dumps(said, indent=2, ensure_ascii=False))
         return 0
     print(printable("\n".join(_lines(name, machine, fits[0], rows))))
-    print(printable("\n".join(_advice(choice, command, refusal))))
+    print(printable("\n".join(_advice(choice, source, refusal))))
+    if streamed:
+        print(printable("\n".join(_better(streamed, machine, source))))
     return 0
 
 
@@ -154,10 +183,27 @@ def _machine(args: argparse.Namespace) -> tuple[Machine, int]:
     return machine, element
 
 
-def _row(fit: Fit, machine: Machine) -> Row:
+def _with_ssd(machine: Machine, args: argparse.Namespace, wanted: str) -> Machine:
+    """With the SSD's bandwidth as given or, of this machine and a model folder, as measured."""
+    if args.ssd:
+        return machine.with_ssd(args.ssd * GB, "as given")
+    if args.memory or wanted.lower() in MODELS:
+        return machine
+    from ..streaming import ssd  # loads numpy
+
+    folder = hub.local(wanted) or hub.cached(wanted)
+    try:
+        measured = ssd.bandwidth(folder) if folder else None
+    except (NotFound, BadCheckpoint):  # a folder without weights can be planned for, too
+        measured = None
+    return machine.with_ssd(measured, "measured") if measured else machine
+
+
+def _row(fit: Fit[Size], machine: Machine) -> Row:
     size, budget = fit.size, fit.size.budget
     resident = fit.verdict in (Verdict.FITS, Verdict.RAISED)
     speed = machine.bandwidth if resident else None  # else the SSD decides, not the memory
+    streamed = fit.prediction(machine) if fit.verdict is Verdict.STREAMED else None
     return Row(
         recipe=size.recipe.name,
         disk=size.disk,
@@ -173,10 +219,28 @@ def _row(fit: Fit, machine: Machine) -> Row:
         read_per_token=size.read,
         ceiling=round(size.ceiling(speed, cached=False), 1) if speed else None,
         ceiling_full=round(size.ceiling(speed, cached=True), 1) if speed else None,
+        hit_rate=round(streamed.hit_rate, 4) if streamed else None,
+        ssd_per_token=streamed.missed if streamed else None,
+        streamed=_rounded(streamed.tps) if streamed else None,
+        streamed_full=_rounded(streamed.tps_full) if streamed else None,
     )
 
 
-def _choice(choice: Choice | None, command: str | None) -> dict[str, Any] | None:
+def _rounded(tps: float | None) -> float | None:
+    return None if tps is None else round(tps, 1)
+
+
+def _convert(source: str, recipe: str) -> str:
+    return f"mlx-maverick convert {shlex.quote(source)} --recipe {recipe}"
+
+
+def _run(source: str, recipe: str) -> str:
+    """How to run what that makes, by the name it gives it."""
+    out = shlex.quote(f"{Path(source).resolve().name}-{recipe}")
+    return f'mlx-maverick generate --experts stream --model {out} -p "Hello"'
+
+
+def _choice(choice: Choice | None, source: str) -> dict[str, Any] | None:
     if choice is None:
         return None
     return {
@@ -184,15 +248,30 @@ def _choice(choice: Choice | None, command: str | None) -> dict[str, Any] | None
         "verdict": choice.verdict.value,
         "sysctl": choice.command,
         "why": choice.why,
-        "convert": command,
+        "convert": _convert(source, choice.recipe.name),
     }
 
 
-def _lines(name: str, machine: Machine, first: Fit, rows: list[Row]) -> Iterator[str]:
-    budget = first.size.budget
+def _more_bits(streamed: Fit[Size] | None, machine: Machine, source: str) -> dict[str, Any] | None:
+    if streamed is None:
+        return None
+    return {
+        "recipe": streamed.size.recipe.name,
+        "verdict": streamed.verdict.value,
+        "sysctl": streamed.command,
+        "expert_share": round(streamed.expert_share, 4),
+        "streamed": _rounded(streamed.prediction(machine).tps),
+        "convert": _convert(source, streamed.size.recipe.name),
+    }
+
+
+def _lines(name: str, machine: Machine, first: Fit[Size], rows: list[Row]) -> Iterator[str]:
+    budget, streamed = first.size.budget, any(row.verdict == Verdict.STREAMED for row in rows)
     yield f"{name} on {machine.name}, with {budget.context:,} tokens of context"
     for assumption in machine.assumptions:
         yield f"  {assumption}"
+    if streamed:
+        yield f"  {machine.ssd_words}"
     if machine.raised_limit > machine.limit:
         left = gb(machine.memory - machine.raised_limit)
         yield f"  raised GPU limit {gb(machine.raised_limit)}, which leaves {left} to the system"
@@ -206,33 +285,60 @@ def _lines(name: str, machine: Machine, first: Fit, rows: list[Row]) -> Iterator
     yield ""
     yield f"{'recipe':<{width}}{'on disk':>9}{'in memory':>12}{'tok/s':>9}   fit"
     for row in rows:
-        speed = f"{row.ceiling_full:.0f}-{row.ceiling:.0f}" if row.ceiling else "-"
-        sizes = f"{gb(row.disk):>9}{gb(row.memory):>12}{speed:>9}"
+        sizes = f"{gb(row.disk):>9}{gb(row.memory):>12}{_speed(row, machine):>9}"
         yield f"{row.recipe:<{width}}{sizes}   {_verdict(row)}"
     yield ""
     yield "on disk: the weights; tokenizer and config add some tens of MB"
     if any(row.ceiling for row in rows):
         yield "tok/s: the memory's bandwidth as a ceiling, with a full and with an empty cache"
-    if any(row.verdict == Verdict.STREAMED for row in rows):
-        yield NO_STREAMING
-    if raised := [row for row in rows if row.verdict == Verdict.RAISED]:
+    if streamed:
+        yield STREAMED[0]
+        yield from STREAMED[1:] if machine.bandwidth else [SSD_ALONE]
+    if raised := [row for row in rows if row.sysctl]:
         yield "raised limit: the GPU's, until the next restart, with"
         yield from (f"  {row.recipe:<{width}}{row.sysctl}" for row in raised)
 
 
+def _speed(row: Row, machine: Machine) -> str:
+    if row.ceiling:
+        return f"{row.ceiling_full:.0f}-{row.ceiling:.0f}"
+    if row.streamed_full:
+        return f"{'~' if machine.bandwidth else '<'}{rate(row.streamed_full)}"
+    return "-"
+
+
 def _verdict(row: Row) -> str:
     if row.verdict == Verdict.STREAMED:
-        return f"streamed, {row.expert_share * 100:.0f} % of experts in {gb(row.expert_room)}"
+        how = "streamed with a raised limit" if row.sysctl else "streamed"
+        return f"{how}, {percent(row.expert_share)} of experts in {gb(row.expert_room)}"
     return {"fits": "fits", "raised": "raised limit", "no": "does not fit"}[row.verdict]
 
 
-def _advice(choice: Choice | None, command: str | None, refusal: str | None) -> Iterator[str]:
+def _advice(choice: Choice | None, source: str, refusal: str | None) -> Iterator[str]:
     yield ""
     if choice is None:
         text = refusal or ""
         yield textwrap.fill(f"{text[:1].upper()}{text[1:]}.", WIDTH)
         return
-    yield f"Best: {choice.recipe.name} {choice.why}."
-    yield f"  {command}"
+    yield textwrap.fill(f"Best: {choice.recipe.name} {choice.why}.", WIDTH)
+    yield f"  {_convert(source, choice.recipe.name)}"
     if choice.command:
         yield f"  {choice.command}    (until the next restart)"
+    if choice.verdict is Verdict.STREAMED:
+        yield f"  {_run(source, choice.recipe.name)}"
+
+
+def _better(streamed: Fit[Size], machine: Machine, source: str) -> Iterator[str]:
+    """Beside a choice with few bits, what it takes to have more."""
+    name = streamed.size.recipe.name
+    yield ""
+    yield textwrap.fill(
+        f"With {streamed.size.recipe.experts.bits} bits, streamed: {name} with "
+        f"{percent(streamed.expert_share)} of its experts in {gb(streamed.room)} of memory and "
+        f"the others read from the SSD, {streamed.prediction(machine).words}.",
+        WIDTH,
+    )
+    yield f"  {_convert(source, name)}"
+    if streamed.command:
+        yield f"  {streamed.command}    (until the next restart)"
+    yield f"  {_run(source, name)}"

@@ -11,16 +11,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import hub, memory, sizing
+from .. import hub, macs, memory, sizing
 from ..checkpoint import Checkpoint, Tensor
 from ..config import ModelConfig, Quantization, read_json
 from ..convert import published
 from ..convert.manifest import MANIFEST
 from ..convert.recipe import OFFERED
 from ..convert.rule import BITS
+from ..doctor.outlook import Streamed, streamed_folder
 from ..errors import BadCheckpoint, UsageError
 from ..kv import DENSE, KVOptions
-from ..memory import DEFAULT_CONTEXT, Budget
+from ..memory import DEFAULT_CONTEXT
 from ..names import TensorClass, canonical, tensor_class
 from ..units import gb
 from . import options
@@ -77,6 +78,7 @@ class Need:
     machine_limit: int
     fits: bool
     advice: str | None  # if it does not
+    streamed: Streamed | None  # if it does not, but runs with its experts read from the SSD
 
 
 @dataclass(frozen=True)
@@ -197,21 +199,21 @@ def _parameters(tensor: Tensor, checkpoint: Checkpoint, settings: Quantization |
 
 def _need(checkpoint: Checkpoint, config: ModelConfig, context: int, kv: KVOptions) -> Need:
     from ..model.llama4 import default_dtype  # loads mlx, as asking for the limit does
-    from ..model.weights import loaded_bytes
 
-    element, limit = default_dtype().size, memory.machine_limit()
-    weights = loaded_bytes(checkpoint, element)
-    budget = Budget.of(config, weights, context, element_bytes=element, options=kv)
-    fits = budget.total <= limit
+    machine, element = macs.this_machine(), default_dtype().size
+    need = sizing.of_folder(config, checkpoint, context, kv, element)
+    budget = need.budget
+    fits = budget.total <= machine.limit
     return Need(
         context=context,
         weights=budget.weights,
         kv=budget.kv,
         working=budget.working,
         total=budget.total,
-        machine_limit=limit,
+        machine_limit=machine.limit,
         fits=fits,
-        advice=None if fits else memory.advice(budget, limit),
+        advice=None if fits else memory.advice(budget, machine.limit),
+        streamed=streamed_folder(need, machine),
     )
 
 
@@ -254,6 +256,8 @@ def _lines(facts: Facts) -> Iterator[str]:
         ]:
             yield f"  {label:<14}{gb(size):>12}"
         yield f"  {'fits' if need.fits else f'does not fit: {need.advice}'}"
+        if need.streamed:
+            yield f"  streamed: {need.streamed.words}"
     else:
         yield "\ncannot be run as it is; it is a format to convert from"
     if facts.recipes:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from ..macs import Machine
 from ..memory import MIN_CONTEXT, raise_limit, usable
 from ..pressure import Pressure, Reading
-from ..units import gb
+from ..sizing import Verdict
+from ..units import GB, gb
 from .host import Device, Host, Place
 from .outlook import Folder, Outlook
 
@@ -154,9 +155,9 @@ def size(facts: Facts) -> Finding | None:
         "memory",
         f"no recipe of Llama 4 {first.model.capitalize()} fits this memory",
         f"the smallest, {first.smallest}, needs {gb(first.smallest_memory)} and a model gets at "
-        f"most {gb(machine.raised_limit)} here{raised}",
-        f"{ways}use a Mac with more memory (streaming the experts from the SSD, which would "
-        "need far less, is not in this version yet)",
+        f"most {gb(machine.raised_limit)} here{raised}, which is too little to stream its experts "
+        "from the SSD as well",
+        f"{ways}use a Mac with more memory",
     )
 
 
@@ -192,7 +193,11 @@ def model(facts: Facts) -> Finding | None:
     need = f"this model needs {gb(folder.total)} with {folder.context:,} tokens of context"
     if not folder.fits:
         why = f"this machine gives a model {gb(folder.limit)}"
-        return Finding("model", need, why, folder.advice or "use a smaller recipe")
+        ways = folder.advice or "use a smaller recipe"
+        if folder.streamed:
+            why += f", so its experts are streamed from the SSD, {folder.streamed.speed.words}"
+            ways = f"for more speed, {ways}"
+        return Finding("model", need, why, ways)
     shorter = folder.longest_now
     ways = f", or use --context {shorter}" if shorter >= MIN_CONTEXT else ""
     lacks = gb(folder.total - folder.available)
@@ -209,11 +214,17 @@ def room(facts: Facts) -> Finding | None:
     best = facts.recommended
     if facts.folder or not best or not best.memory or best.memory <= facts.available:
         return None
+    verb, other = "needs", ""
+    if best.verdict == Verdict.STREAMED and best.streamed:
+        verb = "takes up to"
+        left = facts.available - best.streamed.resident
+        other = f", or say --expert-memory {left // GB}GB" if left >= GB else ""
     return Finding(
         "in-use",
-        f"{_name(best)} needs {gb(best.memory)} of memory",
+        f"{_name(best)} {verb} {gb(best.memory)} of memory",
         f"{gb(facts.available)} are available right now",
-        f"close programs that hold at least {gb(best.memory - facts.available)} before loading it",
+        f"close programs that hold at least {gb(best.memory - facts.available)} before loading "
+        f"it{other}",
     )
 
 
@@ -258,7 +269,8 @@ def disk(facts: Facts) -> Finding | None:
 
 
 def _name(one: Outlook) -> str:
-    return f"Llama 4 {one.model.capitalize()} as {one.best}"
+    streamed = " (streamed)" if one.verdict == Verdict.STREAMED else ""
+    return f"Llama 4 {one.model.capitalize()} as {one.best}{streamed}"
 
 
 def open_files(facts: Facts) -> Finding | None:

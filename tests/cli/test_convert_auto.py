@@ -52,11 +52,20 @@ def test_bits_of_the_kv_cache_count(full: Path, capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.parametrize("memory", ["64GB", "96GB"])
-def test_what_does_not_fit(full: Path, memory: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["convert", str(full), "--target-memory", memory]) == 4
+def test_what_does_not_fit_is_for_streaming(
+    full: Path, memory: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["convert", str(full), "--target-memory", memory]) == 3
+    said = capsys.readouterr().err
+    assert said.startswith(f"e4r6 for a Mac with {memory[:2]} GB: needs 236.3 GB, and no recipe")
+    assert "generate and chat read its experts from the SSD as they need them\n" in said
+
+
+def test_what_cannot_be_streamed_either(full: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["convert", str(full), "--target-memory", "16GB"]) == 4
     said = capsys.readouterr().err
     assert "the smallest, e2g128r4, needs 124.0 GB" in said
-    assert "use a Mac with 128 GB" in said
+    assert "use a Mac with 64 GB" in said
 
 
 def test_auto_is_for_this_machine(

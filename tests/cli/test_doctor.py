@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
-from mlx_maverick import macs, pressure
+from mlx_maverick import macs, pressure, sizing
 from mlx_maverick.cli import doctor
 from mlx_maverick.cli.main import main
 from mlx_maverick.config import ModelConfig
+from mlx_maverick.convert import convert
+from mlx_maverick.convert.recipe import Recipe
 from mlx_maverick.doctor import host
 from mlx_maverick.doctor.diagnosis import Facts, findings
 from mlx_maverick.doctor.host import Device
@@ -67,20 +69,30 @@ def test_nothing_to_change() -> None:
     assert printed(M3_ULTRA.facts)[-2:] == ["What to change", "Nothing: this machine is ready."]
 
 
-def test_what_does_not_fit() -> None:
+def test_what_fits_only_streamed() -> None:
     lines = printed(M1_MAX.facts)
-    assert "Maverick nothing: the smallest, e2g128r4, needs 124.0 GB" in lines
-    assert "meta-llama/Llama-4-Scout-17B-16E-Instruct" in lines
+    at = lines.index("Maverick e4r6: 230.7 GB on disk, 15 % of its experts in 32.7 GB of memory,")
+    assert lines[at + 1] == "the others read from the SSD (5.0 GB/s, assumed): about 3.1 tok/s"
+    assert "meta-llama/Llama-4-Maverick-17B-128E-Instruct" in lines
+    assert any(line.startswith("1. Llama 4 Maverick as e4r6 (streamed) takes") for line in lines)
+
+
+def test_what_has_more_bits_is_told_beside_what_fits() -> None:
+    lines = printed(M4_MAX.facts)
+    at = lines.index("Maverick e2g128r4: 118.5 GB on disk, 124.0 GB in memory")
+    assert lines[at + 2] == "e4r6: 230.7 GB on disk, 44 % of its experts in 96.6 GB of memory,"
+    assert "the SSD" not in " ".join(printed(M3_ULTRA.facts))
 
 
 def test_elsewhere_there_is_no_gpu_limit() -> None:
     lines = printed(LINUX.facts)
     assert "model limit 30.1 GB" in lines
+    assert "Maverick nothing: the smallest, e2g128r4, needs 141.6 GB" in lines
     text = " ".join(lines)
     assert "GPU limit" not in text
     assert "wired" not in text
     assert "5.0 GB free" not in text
-    assert "mlx-maverick convert" not in text
+    assert "assumed): at most 1.7 tok/s (by the SSD alone)" in text
 
 
 def test_without_mlx() -> None:
@@ -152,13 +164,46 @@ def test_a_model_that_does_not_fit_is_no_failure(
     monkeypatch.setattr(macs, "this_machine", lambda: small)
     assert main(["doctor", "--model", str(maverick_mini), "--context", "65536"]) == 0
     out = capsys.readouterr().out
-    assert f"{maverick_mini}: does not fit\n" in out
+    assert f"{maverick_mini}: does not fit\n" in out  # its experts are as they were published
     assert "this machine gives a model 60.0 MB" in " ".join(out.split())
-    now = replace(pressure.read(), available=6 * 10**7)
     monkeypatch.setattr(macs, "this_machine", lambda: here)
+    now = replace(pressure.read(), available=6 * 10**7)
     monkeypatch.setattr(pressure, "read", lambda: now)
     assert main(["doctor", "--model", str(maverick_mini), "--context", "65536"]) == 0
     assert f"{maverick_mini}: fits, but not what is available now\n" in capsys.readouterr().out
+
+
+def test_a_model_that_can_be_streamed(
+    maverick_mini: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    convert(maverick_mini, tmp_path / "out", "e4r4")
+    model = ("--model", str(tmp_path / "out"), "--context", "8192")
+    whole = as_json(capsys, *model)
+    assert (whole["folder"]["streamed"], whole["machine"]["ssd_source"]) == (None, "assumed")
+    experts = sizing.size(ModelConfig.from_folder(maverick_mini), Recipe.named("e4r4"), 8192,
+                          element_bytes=4).experts  # fmt: skip
+    here, need = macs.this_machine(), whole["folder"]["total"]
+    small = replace(here, limit=need - experts // 2)
+    monkeypatch.setattr(macs, "this_machine", lambda: small)
+    said = as_json(capsys, *model)
+    folder = said["folder"]
+    streamed = folder["streamed"]
+    assert (folder["fits"], streamed["recipe"], streamed["share"]) == (False, None, 0.5)
+    assert streamed["resident"] + streamed["room"] == streamed["memory"] == small.limit
+    assert streamed["ssd_source"] == "measured"
+    assert streamed["speed"]["ssd"] == said["machine"]["ssd"] != macs.SSD
+    assert streamed["speed"]["hit_rate"] == 0.5
+    assert streamed["speed"]["ceiling"] is True  # of this machine's memory nothing is known
+    assert main(["doctor", *model]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert f"{tmp_path / 'out'}: does not fit, but can be streamed needs" in text
+    assert "streamed 50 % of its experts in" in text
+    assert "GB/s, measured): at most" in text
+    assert "so its experts are streamed from the SSD, at most" in text
+    assert "; for more speed, use --context" in text
 
 
 def test_what_is_no_model_to_run(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:

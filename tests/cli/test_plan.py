@@ -1,6 +1,7 @@
 """`mlx-maverick plan`: what it prints, for a person and for a script."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from mlx_maverick.cli.main import main
 from mlx_maverick.convert.recipe import OFFERED
 from mlx_maverick.kv import KVOptions, kv_bytes
 from mlx_maverick.published_models import MODELS
+
+from ..convert import full_size
 
 GIB = 2**30
 
@@ -40,11 +43,20 @@ def test_the_table_for_192_gb(capsys: pytest.CaptureFixture[str]) -> None:
     assert "e2g128r4 118.5 GB 124.0 GB 72-97 fits" in lines
     assert "e3g128r6 170.3 GB 175.9 GB 54-67 raised limit" in lines
     assert "e3g128r6 sudo sysctl iogpu.wired_limit_mb=167936" in lines
-    assert "e4r4 227.2 GB 232.7 GB - streamed, 64 % of experts in 139.3 GB" in lines
-    assert "streamed: with routed experts on the SSD, which this version cannot do yet" in lines
-    assert lines[-2:] == [
-        "mlx-maverick convert meta-llama/Llama-4-Maverick-17B-128E-Instruct --recipe e3g128r6",
+    assert "e4r4 227.2 GB 232.7 GB ~7.3 streamed, 64 % of experts in 139.3 GB" in lines
+    assert "SSD 5.0 GB/s, assumed (Macs have 5 to 7, the newest 13)" in lines
+    assert "used more than others, so that fewer are read. Not measured" in lines
+    repo = "meta-llama/Llama-4-Maverick-17B-128E-Instruct"
+    assert lines[-8:] == [
+        "Best: e3g128r6 needs 175.9 GB; within the limit of 154.6 GB the largest is e2r6.",
+        f"mlx-maverick convert {repo} --recipe e3g128r6",
         "sudo sysctl iogpu.wired_limit_mb=167936 (until the next restart)",
+        "",
+        "With 4 bits, streamed: e4r6 with 62 % of its experts in 135.8 GB of memory and the",
+        "others read from the SSD, about 6.8 tok/s.",
+        f"mlx-maverick convert {repo} --recipe e4r6",
+        "mlx-maverick generate --experts stream "
+        '--model Llama-4-Maverick-17B-128E-Instruct-e4r6 -p "Hello"',
     ]
     assert len([line for line in lines if line.startswith("e") and " GB " in line]) == len(OFFERED)
 
@@ -53,24 +65,91 @@ def test_what_fits_is_not_told_about_what_does_not(capsys: pytest.CaptureFixture
     text = " ".join(printed(capsys, "--memory", "512"))
     assert "e8r8 427.5 GB 433.1 GB 41-48 fits" in text
     assert "streamed" not in text
+    assert "SSD" not in text
     assert "sysctl" not in text
 
 
-@pytest.mark.parametrize("size", ["64GB", "96GB"])
-def test_nothing_fits(size: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("size", "share"), [("64GB", "15"), ("96GB", "27")])
+def test_where_nothing_fits_experts_are_streamed(
+    size: str, share: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     text = " ".join(printed(capsys, "--memory", size))
-    assert f"No recipe fits a Mac with {size[:2]} GB" in text
-    assert "use a Mac with 128 GB" in text
-    assert "convert" not in text
+    assert "Best: e4r6 needs 236.3 GB, and no recipe fits; with its experts streamed" in text
+    assert f"there is room for {share} % of them." in text
+    assert "generate --experts stream --model Llama-4-Maverick-17B-128E-Instruct-e4r6" in text
+    assert "With 4 bits" not in text
     said = as_json(capsys, "--memory", size)
-    assert said["choice"] is None
+    assert (said["choice"]["recipe"], said["choice"]["verdict"]) == ("e4r6", "streamed")
+    assert (said["more_bits"], said["refusal"]) == (None, None)
+
+
+def test_nothing_fits(capsys: pytest.CaptureFixture[str]) -> None:
+    text = " ".join(printed(capsys, "--memory", "16GB"))
+    assert "No recipe fits a Mac with 16 GB" in text
+    assert "use a Mac with 64 GB" in text
+    assert "convert" not in text
+    said = as_json(capsys, "--memory", "16GB")
+    assert said["choice"] is said["more_bits"] is None
     assert said["refusal"].startswith("no recipe fits")
+
+
+def test_the_speed_of_streaming(capsys: pytest.CaptureFixture[str]) -> None:
+    slow = as_json(capsys, "--memory", "128GB", "--ssd", "2.5")
+    assert (slow["machine"]["ssd"], slow["machine"]["ssd_source"]) == (2.5e9, "as given")
+    row = next(row for row in slow["recipes"] if row["recipe"] == "e4r6")
+    missed = (1 - row["hit_rate"]) * 24 * 3 * 5120 * 8192 * 4.5 / 8
+    assert row["ssd_per_token"] == pytest.approx(missed, rel=1e-3)
+    seconds = row["ssd_per_token"] / 2.5e9 + row["read_per_token"] / 546e9
+    assert row["streamed"] == pytest.approx(1 / seconds, abs=0.05)
+    assert row["streamed_full"] <= row["streamed"]
+    assert slow["more_bits"]["streamed"] == row["streamed"]
+    assert slow["more_bits"]["convert"].endswith(" --recipe e4r6")
+    lines = printed(capsys, "--memory", "128GB", "--ssd", "13")
+    assert "SSD 13.0 GB/s, as given" in lines
+    assert "e4r6 230.7 GB 236.3 GB ~10 streamed, 44 % of experts in 96.6 GB" in lines
+
+
+def test_the_speed_where_the_memorys_is_unknown(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = printed(capsys, "--memory", "48GB")
+    assert "e4r6 230.7 GB 236.3 GB <3.2 streamed, 9 % of experts in 19.8 GB" in lines
+    assert "<: what the SSD alone would allow, as the memory's bandwidth is unknown" in lines
+    assert not any(line.startswith("~") for line in lines)
+
+
+def test_the_disk_of_a_folder_is_measured(
+    maverick_mini: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Of this machine only, and only where the figure is of use."""
+
+    def ssd(model: Path, *options: str) -> tuple[float, str]:
+        said = as_json(capsys, str(model), *options)["machine"]
+        return said["ssd"], said["ssd_source"]
+
+    assert ssd(maverick_mini) == (macs.SSD, "assumed")
+    need = as_json(capsys, str(maverick_mini))["recipes"][-1]["memory"]
+    small = replace(macs.this_machine(), limit=need - 1, raised_limit=need - 1)
+    monkeypatch.setattr(macs, "this_machine", lambda: small)
+    measured, source = ssd(maverick_mini)
+    assert source == "measured"
+    assert measured > 0
+    assert ", measured" in " ".join(printed(capsys, str(maverick_mini)))
+    assert ssd(maverick_mini, "--ssd", "3") == (3e9, "as given")
+    alone = tmp_path / "alone"  # without weights
+    alone.mkdir()
+    (alone / "config.json").write_text(json.dumps(full_size.CONFIG))
+    monkeypatch.setattr(macs, "this_machine", lambda: macs.mac(64 * GIB))
+    assert ssd(alone) == (macs.SSD, "assumed")
+    monkeypatch.setattr("mlx_maverick.streaming.ssd.bandwidth", lambda _: 7e9)
+    assert ssd(alone) == (7e9, "measured")
+    assert ssd(alone, "--memory", "64GB") == (macs.SSD, "assumed")
 
 
 def test_json_has_everything_as_numbers(capsys: pytest.CaptureFixture[str]) -> None:
     said = as_json(capsys, "--memory", "256GB", "--context", "131072", "--kv-bits", "8")
     assert (said["model"], said["context"], said["kv_bits"]) == ("maverick", 131072, 8)
-    assert said["streaming_supported"] is False
     assert said["max_kv_size"] is None
     machine = said["machine"]
     assert machine["memory"] == 256 * GIB
@@ -89,7 +168,9 @@ def test_json_has_everything_as_numbers(capsys: pytest.CaptureFixture[str]) -> N
     assert e4r4["ceiling_full"] == pytest.approx(
         819e9 / (e4r4["read_per_token"] + e4r4["kv"]), abs=0.1
     )
+    assert (e4r4["streamed"], e4r4["streamed_full"], e4r4["hit_rate"]) == (None, None, None)
     assert (e8r8["verdict"], e8r8["ceiling"], e8r8["ceiling_full"]) == ("streamed", None, None)
+    assert e8r8["hit_rate"] == pytest.approx(e8r8["expert_share"], abs=1e-3)
     assert said["choice"]["recipe"] == "e4r6"
     assert said["choice"]["convert"].endswith("--recipe e4r6")
 
@@ -185,6 +266,8 @@ def test_the_machine_this_runs_on(capsys: pytest.CaptureFixture[str]) -> None:
         (["--memory", "128GB", "--kv-bits", "3"], 2, "--kv-bits"),
         (["--memory", "128GB", "--max-kv-size", "15"], 2, "--max-kv-size: 15 is not at least 16"),
         (["--memory", "128GB", "--bandwidth", "0"], 2, "--bandwidth"),
+        (["--memory", "128GB", "--ssd", "0"], 2, "--ssd: 0 is not above 0"),
+        (["--memory", "128GB", "--ssd", "fast"], 2, "--ssd: invalid number value: 'fast'"),
         (["--memory", "128GB", "--recipe", "e7r4"], 2, "no 7-bit"),
         (["--memory", "128GB", "--set", "dense@1=6"], 2, "layer 1 has no dense"),
         (["scout", "--memory", "128GB", "--set", "dense=6"], 2, "this model has no dense"),

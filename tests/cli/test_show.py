@@ -154,6 +154,7 @@ def test_full_size_as_json(full_size: Path, capsys: pytest.CaptureFixture[str]) 
     assert need["kv"] / GIB == pytest.approx(49.1, abs=0.05)
     assert need["total"] == need["weights"] + need["kv"] + need["working"]
     assert need["fits"] is False
+    assert need["streamed"] is None  # its experts are as they were published
     assert facts["recipes"]["e4r4"] / 1e9 == pytest.approx(227.17, abs=0.01)
     assert facts["maverick"] == {}
 
@@ -167,6 +168,26 @@ def test_quantised(quantised: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "source folder maverick-mini, form BF16" in lines
     assert "fits" in lines
     assert "converted it would come to" not in lines
+
+
+def test_what_can_be_streamed(
+    quantised: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is read but headers: the SSD's speed is assumed."""
+    assert main(["show", str(quantised), "--json"]) == 0
+    need = json.loads(capsys.readouterr().out)["need"]
+    assert (need["fits"], need["streamed"]) == (True, None)
+    limit = need["total"] - 1
+    monkeypatch.setattr(memory, "machine_limit", lambda: limit)
+    assert main(["show", str(quantised), "--json"]) == 0
+    need = json.loads(capsys.readouterr().out)["need"]
+    assert (need["fits"], need["machine_limit"]) == (False, limit)
+    assert need["streamed"]["memory"] == limit
+    assert need["streamed"]["ssd_source"] == "assumed"
+    assert main(["show", str(quantised)]) == 0
+    last = words(capsys.readouterr().out)[-1]
+    assert last.startswith("streamed: 100 % of its experts in ")
+    assert "(5.0 GB/s, assumed)" in last
 
 
 def test_quantised_counts_weights_and_not_words(quantised: Path, maverick_mini: Path) -> None:

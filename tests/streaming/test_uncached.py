@@ -8,9 +8,12 @@ import errno
 import fcntl
 import mmap
 import os
+import shutil
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -32,6 +35,15 @@ def path(tmp_path: Path) -> Path:
 def room() -> memoryview:
     """Memory that begins at a block's boundary."""
     return memoryview(mmap.mmap(-1, SIZE + BLOCK))
+
+
+@pytest.fixture
+def on_disk(path: Path) -> Iterator[Path]:
+    """The same where it is on a disk for sure: /tmp may be in memory."""
+    with TemporaryDirectory(dir="/var/tmp") as folder:
+        file = Path(shutil.copy(path, folder))
+        os.sync()
+        yield file
 
 
 def refuse(*_: int) -> object:
@@ -229,8 +241,9 @@ if sys.platform == "linux":
 
     @pytest.mark.parametrize(("offset", "nbytes"), [(0, 16 * BLOCK), (8, 16 * BLOCK - 16)])
     def test_the_cache_of_linux_is_left_as_it_is(
-        path: Path, room: memoryview, offset: int, nbytes: int
+        on_disk: Path, room: memoryview, offset: int, nbytes: int
     ) -> None:
+        path = on_disk
         with path.open("rb") as other:
             os.posix_fadvise(other.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         assert cached_pages(path) == 0

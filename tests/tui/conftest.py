@@ -16,6 +16,7 @@ from mlx_maverick.events import Finished, FinishReason, Prefill, Stats
 from mlx_maverick.kv import KVOptions
 from mlx_maverick.pressure import Pressure, Reading
 from mlx_maverick.sampling import Sampling
+from mlx_maverick.streaming.options import ExpertOptions
 from mlx_maverick.tui.app import ChatApp
 from mlx_maverick.tui.composer import Composer
 from mlx_maverick.tui.controller import Controller, Options
@@ -34,13 +35,19 @@ class FakeEngine:
 
     def __init__(self, deliver: Callable[[WorkerEvent], None]):
         self.deliver = deliver
-        self.loads: list[tuple[str, int | None, KVOptions | None]] = []
+        self.loads: list[tuple[Any, ...]] = []
         self.asked: list[tuple[list[dict[str, Any]], Sampling]] = []
         self.cancelled: list[int] = []
         self.closed = False
 
-    def load(self, model: str, context: int | None = None, kv: KVOptions | None = None) -> None:
-        self.loads.append((model, context, kv))
+    def load(
+        self,
+        model: str,
+        context: int | None = None,
+        kv: KVOptions | None = None,
+        experts: ExpertOptions | None = None,
+    ) -> None:
+        self.loads.append((model, context, kv, experts))
 
     def generate(self, messages: list[dict[str, Any]], sampling: Sampling) -> int:
         self.asked.append((messages, sampling))

@@ -11,6 +11,7 @@ from mlx_maverick.events import Finished, FinishReason, Stats
 from mlx_maverick.kv import KVOptions
 from mlx_maverick.pressure import Pressure, Reading
 from mlx_maverick.sampling import Sampling
+from mlx_maverick.streaming.options import ExpertOptions
 from mlx_maverick.tui import controller as chat
 from mlx_maverick.tui.controller import Controller, Options
 from mlx_maverick.tui.conversation import Draft
@@ -60,7 +61,7 @@ class Desk:
 
 def test_loading() -> None:
     desk = Desk(context=77)
-    assert desk.engine.loads == [("folder", 77, KVOptions())]
+    assert desk.engine.loads == [("folder", 77, KVOptions(), ExpertOptions())]
     assert desk.controller.busy
     assert desk.controller.send(Draft("x")) == "the model is still loading"
     desk.engine.deliver(Loading(3, 48))
