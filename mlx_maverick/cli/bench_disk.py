@@ -26,7 +26,7 @@ from ..streaming.uncached import BLOCK, Uncached
 THREADS = 8
 PIECE = 4 << 20
 ENOUGH = 1 << 30  # bytes that one measurement reads at most
-EVERY = 0.05  # seconds
+SOONEST = 0.05  # seconds
 
 
 @dataclass(frozen=True)
@@ -55,27 +55,31 @@ def evict(files: Sequence[Path]) -> None:
 
 
 @contextmanager
-def evicted(files: Sequence[Path], throughout: bool) -> Iterator[None]:
-    """A block that begins with files out of the cache; with `throughout` they are taken out
-    again and again while it runs, so that whatever is read comes from the disk."""
+def evicted(files: Sequence[Path], every: float | None = None) -> Iterator[None]:
+    """A block that begins with files out of the cache; they are taken out again `every` so many
+    seconds while it runs, so that what is read again comes from the disk again.
+
+    Not too often: what was read ahead goes as well. Who keeps what he read last in memory does
+    not read it again before the disk could have filled that memory anew.
+    """
     for path in files:
         sync_path(path)  # what is not written yet stays in the cache
     evict(files)
     ended = threading.Event()
 
     def again() -> None:
-        while not ended.wait(EVERY):
+        while not ended.wait(every):
             with suppress(FileNotFoundError):
                 evict(files)
 
     thread = threading.Thread(target=again, name="evict", daemon=True)
-    if throughout:
+    if every is not None:
         thread.start()
     try:
         yield
     finally:
         ended.set()
-        if throughout:
+        if every is not None:
             thread.join()
 
 

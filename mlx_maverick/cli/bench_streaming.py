@@ -99,10 +99,15 @@ def run(args: argparse.Namespace, model: str, report: Callable[[str], None]) -> 
             repacked, seconds = Path(place), _repack(folder, Path(place), report)
         files = _files(folder) + (_files(repacked) if repacked else [])
 
+        every = None
+        if args.evict == THROUGHOUT:
+            report("how fast the disk is")
+            rate = max(bench_disk.plain_reads(folder).values())
+            every = max(bench_disk.SOONEST, task.memory / rate)
+
         def once(program: str) -> tuple[Report, int]:
             mine = str(repacked) if program == OFFLOAD else str(folder)
-            throughout = args.evict == THROUGHOUT
-            with bench_disk.evicted(files, throughout) if args.evict else nullcontext():
+            with bench_disk.evicted(files, every) if args.evict else nullcontext():
                 return _once(replace(task, program=program, folder=mine))
 
         def warm(program: str) -> None:
