@@ -6,10 +6,10 @@ Knows sizes only: no files, no values, and loads no mlx.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from ..disk import BLOCK
 from ..errors import DoesNotFit
 from ..units import gb
 from .places import LayerPlaces
-from .uncached import BLOCK
 
 LEAST_SLOTS = 2  # of a bank: one is computed with while another is read
 # Elements of one array, with what lets it begin on a block's boundary. MLX's CPU kernels count
@@ -84,30 +84,37 @@ def share(
     everything = sum(layer.experts * layer.memory(element) for layer in layers)
     part = min(1.0, memory / everything)
     groups = [group for form in forms.values() for group in _split(form, element, part, largest)]
-    fixed = sum(fixed_bytes(group[0]) for group in groups)
-    part = min(1.0, max(0, memory - fixed) / everything)
-    slots = []
-    for group in groups:
-        most = min(len(group) * group[0].experts, _most(group[0], element, largest))
-        slots.append((min(most, int(part * len(group) * group[0].experts)), most))
-    counts = [max(count, min(LEAST_SLOTS, most)) for count, most in slots]
     sizes = [group[0].memory(element) for group in groups]
-    used = fixed + sum(count * size for count, size in zip(counts, sizes, strict=True))
-    if used > memory:
+    keys = [len(group) * group[0].experts for group in groups]
+    least = [min(LEAST_SLOTS, count) for count in keys]
+    fixed = sum(fixed_bytes(group[0]) for group in groups)
+    spare = memory - fixed - _total(least, sizes)
+    if spare < 0:
         raise DoesNotFit(
-            f"{gb(memory)} for experts are too little to stream any: {gb(used)} hold "
+            f"{gb(memory)} for experts are too little to stream any: {gb(memory - spare)} hold "
             f"{LEAST_SLOTS} at a time; give more expert memory"
         )
-    for i, (_, most) in enumerate(slots):  # what rounding down has left
-        more = min(most - counts[i], (memory - used) // sizes[i], 1)
+    wanted = _total(keys, sizes) - _total(least, sizes)  # beside the least
+    counts = []
+    for group, count, few in zip(groups, keys, least, strict=True):
+        more = (count - few) * min(spare, wanted) // max(1, wanted)
+        counts.append(min(few + more, _most(group[0], element, largest)))
+    spare = memory - fixed - _total(counts, sizes)
+    for i, group in enumerate(groups):  # what rounding down has left
+        most = min(keys[i], _most(group[0], element, largest))
+        more = min(most - counts[i], spare // sizes[i], 1)
         counts[i] += more
-        used += more * sizes[i]
+        spare -= more * sizes[i]
     return Plan(
         tuple(
             BankPlan(tuple(group), count, element)
             for group, count in zip(groups, counts, strict=True)
         )
     )
+
+
+def _total(counts: Sequence[int], sizes: Sequence[int]) -> int:
+    return sum(count * size for count, size in zip(counts, sizes, strict=True))
 
 
 def _most(layer: LayerPlaces, element: int, largest: int | None) -> int:

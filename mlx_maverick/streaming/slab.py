@@ -11,8 +11,8 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from ..disk import BLOCK
 from .places import Part
-from .uncached import BLOCK
 
 CODES = {"U32": mx.uint32, "U8": mx.uint8}  # and scales of other modes than affine
 VALUES = {"BF16": mx.bfloat16, "F16": mx.float16, "F32": mx.float32}
