@@ -43,7 +43,7 @@ LEAST_SHARE = 0.05
 # from the error of the weights, which every bit makes four times smaller.
 ENOUGH_BITS = 4
 # Of the rest, where experts are streamed. What every token passes costs little there: these are
-# 6 % slower than 4 bits on a Mac with 128 GB, by the arithmetic of `streaming.prediction`.
+# 5 % slower than 4 bits on a Mac with 128 GB, by the arithmetic of `streaming.prediction`.
 STREAMED_REST_BITS = 6
 
 
