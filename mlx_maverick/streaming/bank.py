@@ -166,25 +166,28 @@ class Bank:
         """Until an expert that is in a slot is read. Raises BadCheckpoint if it cannot be; the
         slot is then empty."""
         slot = self.slots.find(key)
-        read = self._reads.pop(slot, None)
+        read = self._reads.get(slot)
+        if read is not None and read.error is not None:  # in the background, when nobody wanted it
+            self.fill(key, slot, 0)
+            read = self._reads[slot]
         if read is None:
             return
-        failed_before = read.error is not None
         try:
             self._reader.wait(read)
         except Exception as e:
-            self.slots.drop(slot)
-            self._reader.give_up(read)
-            if failed_before:  # in the background, when nobody wanted it
-                self.fill(key, slot, 0)
-                return self.wait(key)
+            self.release(slot)
             if not isinstance(e, OSError):
                 raise
             name = read.failed.file.path.name if read.failed else ""
             raise self._unreadable(key, name, e) from None
+        del self._reads[slot]  # not before: a wait may be interrupted
 
     def used(self, slots: Iterable[int], output: mx.array) -> None:
         """Note what is computed from slots: they are not overwritten before that is done."""
+        slots = list(slots)
+        # What was computed from them before is done by now, unless it is of a sequence of tokens
+        # that nobody has looked at yet.
+        mx.eval([self._users[slot] for slot in slots if slot in self._users])
         self._users.update(dict.fromkeys(slots, output))
 
     def settled(self, slots: Iterable[int]) -> None:

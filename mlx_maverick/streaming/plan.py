@@ -86,35 +86,32 @@ def share(
     groups = [group for form in forms.values() for group in _split(form, element, part, largest)]
     sizes = [group[0].memory(element) for group in groups]
     keys = [len(group) * group[0].experts for group in groups]
-    least = [min(LEAST_SLOTS, count) for count in keys]
-    fixed = sum(fixed_bytes(group[0]) for group in groups)
-    spare = memory - fixed - _total(least, sizes)
-    if spare < 0:
+    most = [
+        min(n, _most(group[0], element, largest)) for n, group in zip(keys, groups, strict=True)
+    ]
+    counts = [min(LEAST_SLOTS, bound) for bound in most]
+    used = sum(fixed_bytes(group[0]) for group in groups)
+    used += sum(count * size for count, size in zip(counts, sizes, strict=True))
+    if used > memory:
         raise DoesNotFit(
-            f"{gb(memory)} for experts are too little to stream any: {gb(memory - spare)} hold "
+            f"{gb(memory)} for experts are too little to stream any: {gb(used)} hold "
             f"{LEAST_SLOTS} at a time; give more expert memory"
         )
-    wanted = _total(keys, sizes) - _total(least, sizes)  # beside the least
-    counts = []
-    for group, count, few in zip(groups, keys, least, strict=True):
-        more = (count - few) * min(spare, wanted) // max(1, wanted)
-        counts.append(min(few + more, _most(group[0], element, largest)))
-    spare = memory - fixed - _total(counts, sizes)
-    for i, group in enumerate(groups):  # what rounding down has left
-        most = min(keys[i], _most(group[0], element, largest))
-        more = min(most - counts[i], spare // sizes[i], 1)
-        counts[i] += more
-        spare -= more * sizes[i]
+    lacking = [n - count for n, count in zip(keys, counts, strict=True)]
+    lacked = sum(count * size for count, size in zip(lacking, sizes, strict=True))
+    room = min(memory - used, lacked)
+    wanted = [count * room // max(1, lacked) for count in lacking]
+    for once in (wanted, [1] * len(groups)):  # first its share, then what rounding down has left
+        for i, more in enumerate(once):
+            more = min(more, most[i] - counts[i], (memory - used) // sizes[i])
+            counts[i] += more
+            used += more * sizes[i]
     return Plan(
         tuple(
             BankPlan(tuple(group), count, element)
             for group, count in zip(groups, counts, strict=True)
         )
     )
-
-
-def _total(counts: Sequence[int], sizes: Sequence[int]) -> int:
-    return sum(count * size for count, size in zip(counts, sizes, strict=True))
 
 
 def _most(layer: LayerPlaces, element: int, largest: int | None) -> int:
@@ -132,7 +129,7 @@ def _split(
     layers: Sequence[LayerPlaces], element: int, part: float, largest: int | None
 ) -> list[Sequence[LayerPlaces]]:
     """Layers of one form in as few banks of about one size as arrays can hold."""
-    slots = max(1, int(part * len(layers) * layers[0].experts))
-    banks = min(len(layers), -(-slots // _most(layers[0], element, largest)))
+    each = int(_most(layers[0], element, largest) / max(1.0, part * layers[0].experts)) or 1
+    banks = -(-len(layers) // each)
     ends = [len(layers) * (i + 1) // banks for i in range(banks)]
     return [layers[start:end] for start, end in zip([0, *ends], ends, strict=False)]

@@ -109,13 +109,16 @@ class Reader:
         with work.changed:
             if work.closing:
                 _close_read(read)
+            elif not read.queue:
+                read.finished.set()
             else:
                 (work.urgent if urgent else work.later)[read] = None
                 work.changed.notify(len(read.queue))
         return read
 
     def wait(self, read: Read) -> None:
-        """Until everything is read, now urgently. Raises what reading raised."""
+        """Until everything is read, now urgently. Raises what reading raised, and Interrupted if
+        the read was given up."""
         work = self._work
         if not read.finished.is_set():
             with work.changed:
@@ -125,12 +128,14 @@ class Reader:
         read.finished.wait()
         if read.error is not None:
             raise read.error
+        if read.given_up:
+            raise Interrupted("interrupted")
 
     def give_up(self, read: Read) -> None:
         """End a read, wherever it is; on return nothing is written any more."""
         work = self._work
         with work.changed:
-            read.given_up = not read.finished.is_set()
+            read.given_up |= not read.finished.is_set()
             work.drop(read)
             work.quiet.wait_for(lambda: not read.running)
             read.finished.set()
