@@ -175,10 +175,11 @@ class Bank:
         try:
             self._reader.wait(read)
         except Exception as e:
+            name = read.failed.file.path.name if read.failed else ""
+            del read  # the error's traceback would hold it, and it the error, in a circle
             self.release(slot)
             if not isinstance(e, OSError):
                 raise
-            name = read.failed.file.path.name if read.failed else ""
             raise self._unreadable(key, name, e) from None
         del self._reads[slot]  # not before: a wait may be interrupted
 
