@@ -37,8 +37,9 @@ PREFILL_STEP = 2048  # tokens of one prefill step, unless asked otherwise; as in
 # Where experts are streamed, tokens that go through each layer together, so that each expert is
 # read once for all of them. The usual context: most prompts are read in one pass over the file.
 PASS_TOKENS = 32768
-# What each of those holds meanwhile, in hidden states: before and after the layer, what goes
-# through experts and comes back, both sorted by expert and not, and the shared expert's.
+# What each of those holds meanwhile, in hidden states: before the layer and before its experts,
+# with norm, what goes through experts and comes back, by expert, in one and in order, and the
+# shared expert's.
 PASS_STATES = 8
 
 # What is left to the system when the rest is ours. A judgement: macOS with a few programs; a

@@ -67,6 +67,11 @@ class Bank:
         return self.slots.count - len(self._spare)
 
     @property
+    def spare(self) -> int:
+        """Slots to read ahead into."""
+        return len(self._spare)
+
+    @property
     def ahead(self) -> int:
         """Experts to read at once while others are computed with."""
         size = self.nbytes // self.slots.count
@@ -114,7 +119,7 @@ class Bank:
         for key, slot in zip(keys.tolist(), slots, strict=False):
             self.fill(key, key if self.whole else slot, 0, urgent=False)
 
-    def fetch(self, key: int, pinned: AbstractSet[int], step: int) -> int:
+    def fetch(self, key: int, pinned: AbstractSet[int], step: int, passing: bool = False) -> int:
         """The slot of an expert, which is being read if it was in none; NONE if there is none for
         it, all that could be its being `pinned`. Raises BadCheckpoint if a file is not what it
         was."""
@@ -123,8 +128,11 @@ class Bank:
             other = self.slots.victim(pinned | self._spare)
             if other != NONE:
                 self._spare = (self._spare - {slot}) | {other}
+        if slot in self._reads:  # perhaps in the background, and is wanted now
+            self._reader.hurry(self._reads[slot])
         if slot == NONE:
-            slot = key if self.whole else self.slots.victim(pinned | self._spare)
+            taken = pinned | self._spare
+            slot = key if self.whole else self.slots.victim(taken, step if passing else None)
             if slot != NONE:
                 self.fill(key, slot, step)
         return slot

@@ -52,13 +52,15 @@ def decide(
         if not options.wants_streaming and resident.total < smallest.total:
             smallest = resident  # a tiny model: what a long prompt holds is more than experts
         return smallest, None
-    if options.memory is not None and options.memory > room:
+    wanted = None if options.memory is None else min(options.memory, everything)
+    if wanted is not None and wanted > room:
         raise DoesNotFit(
-            f"{gb(options.memory)} for experts do not fit: of the {gb(limit)} that this machine "
+            f"{gb(wanted)} for experts do not fit: of the {gb(limit)} that this machine "
             f"gives, {gb(limit - room)} are taken by the rest of the model, KV cache, working "
             f"room and what is loaded already; give at most --expert-memory {_most(room)}"
         )
-    plan = share(layers, element, min(room, options.memory or room), largest)
+    memory = room if options.memory is None else min(room, options.memory)
+    plan = share(layers, element, memory, largest)
     return resident.streamed(rest, plan.nbytes), plan
 
 
