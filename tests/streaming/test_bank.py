@@ -423,6 +423,9 @@ def test_a_whole_bank(small: Experts, reader: Reader) -> None:
         out = layer(x, mx.array([3, 0], mx.uint32))
         assert close(out[0], computed(small, index * EXPERTS + 3, x[:1])[0])
         assert close(out[1], computed(small, index * EXPERTS, x[1:])[0])
+    for key in (2, 9, 4):
+        bank.release(key)
+    assert read(bank, 9, 4, 2) == [9, 4, 2]  # each has its own
 
 
 def test_a_layer_is_ready_when_all_of_it_is(packed: Experts, reader: Reader) -> None:
@@ -527,6 +530,29 @@ def test_spare_slots(packed: Experts, reader: Reader) -> None:
     assert NONE not in pinned
     assert bank.slot(1) != NONE
     assert bank.slot(2) != NONE
+
+
+def test_what_is_needed_now_is_not_read_over(packed: Experts, reader: Reader) -> None:
+    """Where an expert that was read ahead is wanted together with one that was there."""
+    bank = packed.bank(4, mx.float32, reader, spare=2)
+    read(bank, 0, 5)
+    bank.read_ahead(10, 1)
+    pinned = {bank.slot(0), bank.slot(10)}
+    for key in (0, 10):
+        pinned.add(bank.fetch(key, pinned, 2))
+    for key in (1, 2, 3):
+        bank.read_ahead(key, 2)
+    assert bank.slot(0) != NONE
+    assert bank.slot(10) != NONE
+    assert bank.slot(5) == NONE
+
+
+def test_the_oldest_goes_first(packed: Experts, reader: Reader) -> None:
+    bank = packed.bank(3, mx.float32, reader)
+    for step, key in ((5, 1), (3, 2), (4, 3)):
+        bank.fetch(key, NONE_PINNED, step)
+    order = [bank.slot(2), bank.slot(3), bank.slot(1)]
+    assert [bank.fetch(key, NONE_PINNED, 6 + key) for key in (4, 5, 6)] == order
 
 
 def test_without_spare_slots_nothing_is_read_ahead(packed: Experts, reader: Reader) -> None:

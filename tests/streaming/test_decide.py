@@ -88,20 +88,21 @@ def test_expert_memory_is_what_slots_take() -> None:
     assert budget.slab == plan.nbytes
 
 
-def test_too_much_expert_memory() -> None:
+@pytest.mark.parametrize("limit", [64 * GB + more * 10**6 for more in (0, 20, 40, 60, 80)])
+def test_too_much_expert_memory(limit: int) -> None:
     """What is advised instead can be given."""
     with pytest.raises(DoesNotFit, match=r"90\.0 GB .*for experts do not fit") as e:
-        decide(CHECKPOINT, CONFIG, RESIDENT, ExpertOptions.of(memory="90GB"), 64 * GB, 2 * GB)
+        decide(CHECKPOINT, CONFIG, RESIDENT, ExpertOptions.of(memory="90GB"), limit, 2 * GB)
     found = re.search(r"give at most --expert-memory (\S+)$", str(e.value))
     assert found
     options = ExpertOptions.of(memory=found[1])
-    budget, plan = decide(CHECKPOINT, CONFIG, RESIDENT, options, 64 * GB, 2 * GB)
+    budget, plan = decide(CHECKPOINT, CONFIG, RESIDENT, options, limit, 2 * GB)
     assert plan is not None
-    assert budget.total + 2 * GB <= 64 * GB
+    assert budget.total + 2 * GB <= limit
     assert plan.nbytes > 38 * GB
     more = ExpertOptions.of(memory=f"{float(found[1][:-2]) + 0.2:.1f}GB")
     with pytest.raises(DoesNotFit):
-        decide(CHECKPOINT, CONFIG, RESIDENT, more, 64 * GB, 2 * GB)
+        decide(CHECKPOINT, CONFIG, RESIDENT, more, limit, 2 * GB)
 
 
 def test_too_much_expert_memory_on_a_small_machine() -> None:
