@@ -3,6 +3,7 @@ after one at a time, and what was begun can be taken back.
 """
 
 from itertools import product
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -11,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_maverick.cache import Cache
-from mlx_maverick.kv import DENSE, KVOptions
+from mlx_maverick.cache.buffers import Buffer
+from mlx_maverick.kv import DENSE, KVOptions, allocated_bytes
 from mlx_maverick.model.attend import attend
 
 from . import drive
@@ -131,30 +133,42 @@ def test_a_plain_cache_takes_everything_at_once() -> None:
 
 
 @options
-@pytest.mark.parametrize(("at", "step", "most"), [(0, 2048, 10_000), (33, 5, 64), (64, 9, 50)])
+@pytest.mark.parametrize(
+    ("at", "end", "step", "most"),
+    [(0, 140, 2048, 10_000), (33, 128, 5, 64), (64, 129, 9, 50), (5, 96, 40, 10_000)],
+)
 def test_the_same_is_held_as_after_one_step_at_a_time(
-    options: KVOptions, at: int, step: int, most: int
+    options: KVOptions, at: int, end: int, step: int, most: int
 ) -> None:
     cache = stepwise(options, at)
-    take_all(cache, 140, step, most)
+    take_all(cache, end, step, most)
     other = stepwise(options, at)
-    drive.feed(other, 140, step)
+    drive.feed(other, end, step)
     assert same(cache, other)
     assert cache.nbytes == other.nbytes
     drive.feed(cache, LENGTH, 1)
 
 
 @options
-def test_room_that_was_asked_for_is_taken_once(options: KVOptions) -> None:
+def test_room_that_was_asked_for_is_taken_once(
+    options: KVOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And none that will not be needed."""
+    grown, grow = [], Buffer.grow
+
+    def counted(buffer: Buffer, *args: Any) -> None:
+        grown.append(buffer)
+        grow(buffer, *args)
+
+    monkeypatch.setattr(Buffer, "grow", counted)
     cache = fresh(options)
-    cache.reserve(140)
-    for group in cache.passes(140, 16, 10_000):
-        take(cache, group, 0)
-    other = fresh(options)
-    other.reserve(140)
-    drive.feed(other, 140, 16)
-    assert same(cache, other)
-    assert cache.nbytes == other.nbytes
+    cache.reserve(600)
+    take_all(cache, 140, 16, 10_000)
+    assert cache.nbytes == allocated_bytes(cache.config, 140, 4, options, None, 600)
+    assert len(grown) <= 2 * len(CHUNKED)  # once more when it is quantised
+    grown.clear()
+    take_all(fresh(options), 140, 16, 10_000)
+    assert len(grown) <= 2 * len(CHUNKED)  # once more when it is quantised
 
 
 def test_one_step_is_begun_as_ever() -> None:
