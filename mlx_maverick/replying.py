@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from . import engine, grammar
+from . import engine, engine_thread, grammar
 from .choosing import Chooser
 from .events import Event, Finished, FinishReason, Likely, Token
 from .grammar import JsonSchema
@@ -95,7 +95,9 @@ def events(
     finally:
         model.forget_pictures()  # also when the caller stops listening
         if model.model.streams is not None:
-            model.model.streams.save()
+            # On a thread that drops it another reply may be computed meanwhile.
+            save = model.model.streams.save
+            save() if engine_thread.is_here() else engine_thread.submit(save)
 
 
 def _token(model: "Maverick", sampled: engine.Sampled, text: str) -> Token:

@@ -58,6 +58,7 @@ class Session:
     def begin(self, prompt: Encoded) -> int:
         """Rewind to what `prompt` shares with the cache: at least one token is left, since the
         last token's logits are needed. Returns the number of this reply, for `check`."""
+        self.cache.settle()  # of a reply that was left in the middle of its prompt
         marks = prompt.fingerprint(self._patch_id)
         known = np.array(self._marks, dtype=np.int64)[: self.cache.length]
         length = min(len(known), len(marks) - 1)
@@ -99,10 +100,11 @@ class Session:
 
         def write() -> None:
             cache = self.cache
-            if cache.length > len(self._marks):
-                # A token was computed, but its reply failed before it was handed out.
+            if cache.under_way or cache.length > len(self._marks):
+                # A reply is in the middle of its prompt; or a token was computed, but its reply
+                # failed before it was handed out.
                 cache = cache.fork()
-                cache.rewind(len(self._marks))
+                cache.rewind(min(cache.length, len(self._marks)))
             marks = np.array(self._marks, dtype=np.int64)[: cache.length]
             held = {MARKS: mx.array(marks), **(arrays or {})}
             store.save(file, cache, fingerprint=self._fingerprint, arrays=held, notes=notes)

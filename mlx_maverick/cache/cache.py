@@ -47,6 +47,7 @@ class Cache:
         # written, and how many tokens there must be room for.
         self._at = (0, 0)
         self._need = (0, 0)
+        self._pass: Sequence[int] = ()  # tokens of each step, if several have begun
         self._empty()
 
     def _empty(self) -> None:
@@ -127,6 +128,7 @@ class Cache:
         The layers then `update`; `advance` ends the step. Raises ValueError for a step that
         `spans` would cut.
         """
+        self.settle()
         position = self.length
         if position - self.chunk_start == self.chunk:
             self.chunk_start = position
@@ -151,6 +153,7 @@ class Cache:
         """Start steps of so many tokens, one after the other, that each layer takes all before
         the next layer does: of each its first position overall, and in the chunk. Before a layer
         takes one of them, `place` says which; `advance` ends them all, `abandon` takes them back.
+        Whoever comes between them `settle`s first.
         """
         if len(counts) == 1:
             return [self.begin(counts[0])]
@@ -160,6 +163,7 @@ class Cache:
         for count in counts:
             places.append((position, position % self.chunk))
             position += count
+        self._pass = counts
         return places
 
     def place(self, position: int, count: int) -> None:
@@ -177,16 +181,28 @@ class Cache:
         self._at, self._need = (slot, in_chunk), (need, chunked)
 
     def abandon(self, counts: Sequence[int]) -> None:
+        """`settle`, if these are the steps that are under way: a reply that comes to its end
+        late may find another one's."""
+        if counts is self._pass:
+            self.settle()
+
+    @property
+    def under_way(self) -> bool:
+        """Whether `settle` has something to do."""
+        return bool(self._pass)
+
+    def settle(self) -> None:
         """Take back the steps that `begin_all` has started, some of which some layers have taken.
 
         If they lie in one chunk, all that was there still is. Otherwise chunked layers may have
         begun the next one, and the cache goes back to the start of the first.
         """
+        counts, self._pass = self._pass, ()
         position, length = self.length, self.length
         for count in counts[:-1]:
             position += count
         later = position - position % self.chunk
-        if later > self.chunk_start:
+        if counts and later > self.chunk_start:
             self.length = self.chunk_start = later
             self.rewind(length)
 
@@ -235,6 +251,7 @@ class Cache:
 
     def advance(self, count: int) -> None:
         """The steps that were begun are taken: `count` tokens in all."""
+        self._pass = ()
         self.length += count
         if self.length - self.chunk_start > self.chunk:  # of several chunks
             self.chunk_start = (self.length - 1) // self.chunk * self.chunk
@@ -252,6 +269,7 @@ class Cache:
         each of which may lead to another. From there to `length` the tokens have to be
         prefilled again.
         """
+        self.settle()
         if not 0 <= length <= self.length:
             raise ValueError(f"cannot rewind to {length}: the cache holds {self.length} tokens")
         turned = self._turned_at
@@ -296,4 +314,6 @@ class Cache:
         other.length, other.chunk_start, other.turns = self.length, self.chunk_start, self.turns
         other.packed, other.reserved = self.packed, self.reserved
         other.layers = [layer.copy() for layer in self.layers]
+        other._pass = self._pass
+        other.settle()
         return other

@@ -18,10 +18,10 @@ from time import perf_counter
 
 from ..checkpoint import Checkpoint
 from ..config import ModelConfig
-from ..disk import sync_path
+from ..disk import BLOCK, sync_path
 from ..errors import UsageError
 from ..streaming.places import Part, places
-from ..streaming.uncached import BLOCK, Uncached
+from ..streaming.uncached import Uncached
 
 THREADS = 8
 PIECE = 4 << 20

@@ -48,7 +48,10 @@ def decide(
     least = least_bytes(layers, element)
     room = limit - held - resident.streamed(rest, 0).total
     if room < least:
-        return resident.streamed(rest, least), None
+        smallest = resident.streamed(rest, least)
+        if not options.wants_streaming and resident.total < smallest.total:
+            smallest = resident  # a tiny model: what a long prompt holds is more than experts
+        return smallest, None
     if options.memory is not None and options.memory > room:
         raise DoesNotFit(
             f"{gb(options.memory)} for experts do not fit: of the {gb(limit)} that this machine "

@@ -6,10 +6,10 @@ Knows sizes only: no files, no values, and loads no mlx.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from ..disk import BLOCK
 from ..errors import DoesNotFit
 from ..units import gb
 from .places import LayerPlaces
-from .uncached import BLOCK
 
 LEAST_SLOTS = 2  # of a bank: one is computed with while another is read
 # Elements of one array, with what lets it begin on a block's boundary. MLX's CPU kernels count

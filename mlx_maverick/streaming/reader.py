@@ -126,10 +126,13 @@ class Reader:
                     del work.later[read]
                     work.urgent[read] = None
         read.finished.wait()
-        if read.error is not None:
-            raise read.error
-        if read.given_up:
-            raise Interrupted("interrupted")
+        try:
+            if read.error is not None:
+                raise read.error
+            if read.given_up:
+                raise Interrupted("interrupted")
+        finally:
+            del read  # which the error's traceback would hold, in a circle
 
     def give_up(self, read: Read) -> None:
         """End a read, wherever it is; on return nothing is written any more."""
@@ -203,10 +206,12 @@ def _read(piece: Piece, buffer: mmap.mmap) -> mmap.mmap:
     """Read one piece; the thread's buffer for those that are not kept as they are."""
     if isinstance(piece.target, memoryview):
         piece.file.read(piece.offset, piece.target)
+        piece.file.check()  # it may have waited for long
         return buffer
     if len(buffer) < piece.nbytes:
         buffer = mmap.mmap(-1, piece.nbytes)
     part = memoryview(buffer)[: piece.nbytes]
     piece.file.read(piece.offset, part)
+    piece.file.check()
     piece.target(part)
     return buffer

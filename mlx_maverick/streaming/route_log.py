@@ -5,6 +5,7 @@ that follow it, and `expected`: those that the layer before had expected, or nul
 """
 
 import json
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,6 +24,7 @@ class RouteLog:
             raise UsageError(
                 f"the route log {file} cannot be written ({e.strerror}); give another file"
             ) from None
+        weakref.finalize(self, self._out.close)
 
     def write(
         self, layer: int, position: int, experts: Sequence[int], expected: Sequence[int] | None
