@@ -181,18 +181,26 @@ def test_one_step_is_begun_as_ever() -> None:
         cache.begin_all([9])
 
 
-def abandoned(cache: Cache, group: Group, layers: int, steps: int) -> None:
-    """Begin a group, and take it back after some layers, and in the next one some steps."""
+def begun(cache: Cache, group: Group, layers: int, steps: int) -> list[int]:
+    """Begin a group, and take it through some layers, and in the next one some steps."""
     first = cache.length
     assert group[0][0] == 0
-    cache.begin_all([b - a for a, b in group])
+    counts = [b - a for a, b in group]
+    cache.begin_all(counts)
+    assert cache.under_way == (len(counts) > 1)
     done = [(layer, piece) for layer in range(layers) for piece in group]
     if layers < len(CHUNKED):
         done += [(layers, piece) for piece in group[:steps]]
     for layer, (a, b) in done:
         layer_step(cache, layer, first + a, first + b)
     mx.eval([part for layer in cache.layers for part in layer.parts])
-    cache.abandon([b - a for a, b in group])
+    return counts
+
+
+def abandoned(cache: Cache, group: Group, layers: int, steps: int) -> None:
+    """The same, and take it back."""
+    cache.abandon(begun(cache, group, layers, steps))
+    assert not cache.under_way
 
 
 @options
@@ -240,6 +248,46 @@ def test_what_was_abandoned_can_be_taken_again() -> None:
         abandoned(cache, group, 2, 1)
         take_all(cache, LENGTH, 12, 10_000)
         assert cache.length == LENGTH
+
+
+@pytest.mark.parametrize("at", [50, 64])
+@pytest.mark.parametrize("way", ["begin", "rewind", "fork", "settle"])
+def test_whoever_comes_in_between_takes_it_back(at: int, way: str) -> None:
+    """A reply that was left in the middle, and ends late or never."""
+    cache = stepwise(DENSE, at)
+    counts = begun(cache, next(iter(cache.passes(60, 10, 64))), 2, 3)
+    if way == "begin":
+        cache.begin(1)
+    elif way == "rewind":
+        assert cache.rewind(at) == at - at % CHUNK
+    elif way == "fork":
+        other = cache.fork()
+        assert cache.under_way
+        assert other.length == at - at % CHUNK
+        drive.feed(other, LENGTH, 7)
+        cache.settle()
+    else:
+        cache.settle()
+    assert not cache.under_way
+    assert cache.length == at - at % CHUNK
+    drive.feed(cache, 100, 7)
+    cache.abandon(counts)  # is of nothing any more
+    assert cache.length == 100
+    late = begun(cache, [(0, 28), (28, 40)], 1, 0)
+    cache.abandon(counts)  # nor of what is going on now
+    assert cache.under_way
+    cache.abandon(late)
+    assert cache.length == 96
+    drive.feed(cache, LENGTH, 7)
+
+
+def test_what_is_taken_is_not_under_way() -> None:
+    cache = fresh(DENSE)
+    take(cache, [(0, 32), (32, 40)], 0)
+    assert not cache.under_way
+    cache.settle()
+    assert cache.length == 40
+    assert same(cache, stepwise(DENSE, 40))
 
 
 def test_a_fork_does_not_see_what_is_abandoned() -> None:

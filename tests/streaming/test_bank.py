@@ -15,14 +15,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mlx_maverick.checkpoint import Tensor
 from mlx_maverick.config import Quant
+from mlx_maverick.disk import BLOCK
 from mlx_maverick.errors import BadCheckpoint, Interrupted
 from mlx_maverick.streaming import bank as module
 from mlx_maverick.streaming.bank import Bank
+from mlx_maverick.streaming.places import Part
 from mlx_maverick.streaming.plan import BankPlan
 from mlx_maverick.streaming.reader import Reader
+from mlx_maverick.streaming.slab import Slab
 from mlx_maverick.streaming.slots import NONE
-from mlx_maverick.streaming.uncached import BLOCK
 
 from .synthetic import (
     EXPERTS,
@@ -132,7 +135,8 @@ def bits(array: mx.array) -> np.ndarray:
 
 @pytest.mark.parametrize("stored", VALUES)
 @pytest.mark.parametrize("dtype", VALUES.values())
-def test_every_value_is_cast_as_mlx_does(stored: str, dtype: mx.Dtype) -> None:
+@pytest.mark.parametrize("dense", [False, True])
+def test_every_value_is_cast_as_mlx_does(stored: str, dtype: mx.Dtype, dense: bool) -> None:
     """All values of 16 bits; and of 32 those halfway between two others, and beside them."""
     short = np.arange(1 << 16, dtype=np.uint16)
     if stored == "F32":
@@ -143,11 +147,17 @@ def test_every_value_is_cast_as_mlx_does(stored: str, dtype: mx.Dtype) -> None:
     else:
         raw = short
     values = mx.array(raw).view(VALUES[stored])
-    memory = np.zeros(len(raw) * dtype.size, np.uint8)
+    part = Part(Tensor("w", stored, (1, 1, len(raw)), Path("w"), 0, raw.nbytes), "weight")
+    slab = Slab.of(part, 1, dtype, dense)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        module._store(module._values(raw.view(np.uint8), stored), dtype, memory)
-    kept = mx.array(memory.view(np.uint32 if dtype.size == 4 else np.uint16)).view(dtype)
+        for at, nbytes, target in slab.targets(0, 1 << 20):
+            data = raw.view(np.uint8)[at : at + nbytes]
+            if isinstance(target, memoryview):
+                target[:] = data
+            else:
+                target(memoryview(data))
+    kept = slab.matrices.reshape(-1)
     wanted = values.astype(dtype)
     assert np.array_equal(np.array(mx.isnan(kept)), np.array(mx.isnan(wanted)))
     assert np.array_equal(bits(kept), bits(wanted))

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 
+from mlx_maverick.disk import BLOCK
 from mlx_maverick.errors import DoesNotFit
 from mlx_maverick.streaming.places import LayerPlaces, Part, places
 from mlx_maverick.streaming.plan import Plan, least_bytes, share
-from mlx_maverick.streaming.uncached import BLOCK
 
 from .full_size import converted
 
