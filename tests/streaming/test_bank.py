@@ -661,6 +661,22 @@ def test_a_file_that_was_changed(tmp_path: Path, reader: Reader) -> None:
         assert reader.nbytes == before
 
 
+@pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float32])
+def test_a_file_that_is_changed_before_it_is_read(
+    tmp_path: Path, reader: Reader, dtype: mx.Dtype
+) -> None:
+    with experts(tmp_path, PACKED, "BF16") as made:
+        bank = made.bank(3, dtype, reader)
+        hold(made)
+        bank.fetch(1, NONE_PINNED, 1)
+        for file in made.files:
+            os.utime(file, ns=(1, 1))
+        let_go(made)
+        with pytest.raises(BadCheckpoint, match=r"expert 1 of layer 1 .* changed while in use"):
+            bank.wait(1)
+        assert bank.slot(1) == NONE
+
+
 def test_a_reader_that_has_ended(packed: Experts) -> None:
     """At exit: nobody is told that the disk is broken."""
     reader = Reader(1)
