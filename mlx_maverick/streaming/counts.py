@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 import tempfile
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -52,10 +53,12 @@ def save(file: Path, counts: NDArray[np.int64]) -> None:
     """Write them, whole or not at all."""
     try:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        data = BytesIO()  # numpy itself loses what does not fit on a disk without a word
+        np.save(data, counts, allow_pickle=False)
         handle, name = tempfile.mkstemp(dir=file.parent, suffix=".partial")
         try:
             with os.fdopen(handle, "wb") as out:
-                np.save(out, counts, allow_pickle=False)
+                out.write(data.getbuffer())
             os.replace(name, file)
         except BaseException:
             Path(name).unlink(missing_ok=True)

@@ -99,8 +99,7 @@ def share(
         )
     lacking = [n - count for n, count in zip(keys, counts, strict=True)]
     lacked = sum(count * size for count, size in zip(lacking, sizes, strict=True))
-    room = min(memory - used, lacked)
-    wanted = [count * room // max(1, lacked) for count in lacking]
+    wanted = [count * (memory - used) // max(1, lacked) for count in lacking]
     for once in (wanted, [1] * len(groups)):  # first its share, then what rounding down has left
         for i, more in enumerate(once):
             more = min(more, most[i] - counts[i], (memory - used) // sizes[i])

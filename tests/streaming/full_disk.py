@@ -6,11 +6,11 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def full_disk() -> Iterator[None]:
-    """Files of this process cannot grow: writing fails as on a full disk, if for another reason
-    (Python ignores the signal that comes with it)."""
+def full_disk(size: int = 0) -> Iterator[None]:
+    """Files of this process cannot grow beyond `size` bytes: writing fails as on a full disk, if
+    for another reason (Python ignores the signal that comes with it)."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
         yield
     finally:

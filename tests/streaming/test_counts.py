@@ -154,10 +154,11 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path, caplog: pytest.LogCaptureF
     assert "None" not in caplog.text
 
 
-def test_a_full_disk(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("size", [0, 128])  # in the header, or just after it
+def test_a_full_disk(file: Path, size: int, caplog: pytest.LogCaptureFixture) -> None:
     """What was there stays, whole."""
     counts.save(file, some())
-    with full_disk():
+    with full_disk(size):
         counts.save(file, some() * 2)
     assert "cannot be written" in caplog.text
     assert "None" not in caplog.text

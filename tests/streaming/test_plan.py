@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 
+from mlx_maverick.disk import BLOCK
 from mlx_maverick.errors import DoesNotFit
-from mlx_maverick.streaming.places import LayerPlaces, places
+from mlx_maverick.streaming.places import LayerPlaces, Part, places
 from mlx_maverick.streaming.plan import Plan, least_bytes, share
-from mlx_maverick.streaming.uncached import BLOCK
 
 from .full_size import converted
 
@@ -145,26 +145,38 @@ def test_more_memory_never_gives_fewer_slots_to_one_form() -> None:
         before = slots
 
 
-def test_a_model_of_one_expert() -> None:
-    """A bank has no more slots than experts, be they fewer than two."""
-    places = layers(E4)[0]
-    parts = [
-        replace(
-            projection,
-            parts=tuple(
-                replace(
-                    part,
-                    tensor=replace(
-                        part.tensor,
-                        shape=(1, *part.shape),
-                        nbytes=part.nbytes,
-                    ),
-                )
-                for part in projection.parts
-            ),
-        )
+def shaped(places: LayerPlaces, experts: int, values: int) -> LayerPlaces:
+    """A layer with so many experts, of which each tensor has so many values."""
+
+    def changed(part: Part) -> Part:
+        nbytes = experts * values * (2 if part.floating else 4)
+        return replace(part, tensor=replace(part.tensor, shape=(experts, values), nbytes=nbytes))
+
+    projections = (
+        replace(projection, parts=tuple(changed(part) for part in projection.parts))
         for projection in places.projections
-    ]
-    one = replace(places, experts=1, projections=tuple(parts))
-    (bank,) = share([one], 2, GB).banks
-    assert (bank.slots, bank.keys) == (1, 1)
+    )
+    return replace(places, experts=experts, projections=tuple(projections))
+
+
+def test_an_expert_that_is_alone() -> None:
+    """A bank has no more slots than experts, be they fewer than two."""
+    alone = shaped(layers(E4)[0], 1, 1000)
+    memory = alone.memory(2) + 9 * BLOCK
+    for more in (0, GB):
+        (bank,) = share([alone], 2, memory + more).banks
+        assert (bank.slots, bank.keys, bank.nbytes) == (1, 1, memory)
+
+
+def test_arrays_are_bounded_to_the_last_element() -> None:
+    """Together with what comes before the first slot."""
+    many = shaped(layers(E4)[0], 2**20, BLOCK)
+    (bank,) = share([many], 2, 1000 * GB).banks
+    assert (bank.slots + 1) * BLOCK < 2**31 <= (bank.slots + 3) * BLOCK
+    (bank,) = share([many], 2, 1000 * GB, 4 * BLOCK * 1000).banks
+    assert bank.slots == 999
+
+
+def test_layers_that_no_array_holds_have_one_each() -> None:
+    full = share(layers(DENSE), 2, 900 * GB)
+    assert [(len(bank.layers), bank.slots) for bank in full.banks] == [(1, 51)] * 24
