@@ -1,4 +1,4 @@
-"""What is on the disk for good, and what it says when it is full.
+"""What is on the disk for good, what it says when it is full, and in what units it is read.
 
 Knows nothing of what is written.
 """
@@ -8,6 +8,8 @@ import os
 from pathlib import Path
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
+# Offset, length and address of what is read past the file cache: no disk asks for more.
+BLOCK = 4096
 
 
 def sync(file: int) -> None:

@@ -23,8 +23,8 @@ from .memory import Budget
 from .model import Llama4, default_dtype, load_model, loaded_bytes
 from .prompt import Encoded, Message, Prompt
 from .streaming import counts
-from .streaming.decide import decide
-from .streaming.options import ExpertOptions
+from .streaming.decide import decide, streamable
+from .streaming.options import ExpertOptions, Mode
 from .streaming.plan import Plan
 from .streaming.streams import Streams
 
@@ -120,7 +120,10 @@ class Unread:
         budget, plan = decide(
             checkpoint, config, budget, experts, limit, held, int(largest) if largest else None
         )
-        memory.check(budget, limit, str(model), held=held)
+        also = None
+        if experts.mode is Mode.RESIDENT and streamable(checkpoint, config, budget, limit, held):
+            also = "leave out --experts resident, to stream them"
+        memory.check(budget, limit, str(model), held=held, also=also)
         prompt = Prompt.from_folder(folder)
         fingerprint = model_fingerprint(folder, dtype)
         return Unread(

@@ -37,8 +37,9 @@ PREFILL_STEP = 2048  # tokens of one prefill step, unless asked otherwise; as in
 # Where experts are streamed, tokens that go through each layer together, so that each expert is
 # read once for all of them. The usual context: most prompts are read in one pass over the file.
 PASS_TOKENS = 32768
-# What each of those holds meanwhile, in hidden states: before and after the layer, what goes
-# through experts and comes back, both sorted by expert and not, and the shared expert's.
+# What each of those holds meanwhile, in hidden states: before the layer and before its experts,
+# with norm, what goes through experts and comes back, by expert, in one and in order, and the
+# shared expert's.
 PASS_STATES = 8
 
 # What is left to the system when the rest is ours. A judgement: macOS with a few programs; a
@@ -64,12 +65,14 @@ def working_bytes(
     dequantised: int = 0,
     copied: int = 0,
     together: int = 0,
+    element_bytes: int = ACTIVATION_BYTES,
 ) -> int:
     """Room for the activations of a prefill step of that many tokens, or of one picture.
 
     `dequantised`: what a layer with a quantised KV cache has of it as values at once.
     `copied`: what a layer of the cache takes, which is there twice when it grows.
-    `together`: tokens that go through each layer together, where experts are streamed.
+    `together`: tokens that go through each layer together, where experts are streamed, in
+    hidden states of `element_bytes` a value.
 
     An upper estimate, not a measurement. Text: for each token, per live layer, four hidden
     states, q, k and v before and after rotary, and gate, up and their product of the wider
@@ -85,7 +88,7 @@ def working_bytes(
     token = 4 * text.hidden_size + 3 * projected + max(dense, moe)
     prefill = prefill_step * token * LIVE_LAYERS * ACTIVATION_BYTES + text.vocab_size * 4
     prefill += dequantised * LIVE_LAYERS
-    prefill += together * text.hidden_size * PASS_STATES * ACTIVATION_BYTES
+    prefill += together * text.hidden_size * PASS_STATES * element_bytes
     return max(prefill, copied, _picture_bytes(config.vision) if config.vision else 0)
 
 
@@ -134,7 +137,7 @@ class Budget:
         kv = kv_bytes(*shape)
         dequantised, copied = dequantised_bytes(*shape), copied_bytes(*shape)
         together = 0 if slab is None else min(context, PASS_TOKENS)
-        working = working_bytes(config, prefill_step, dequantised, copied, together)
+        working = working_bytes(config, prefill_step, dequantised, copied, together, element_bytes)
         return Budget(
             config, context, weights, kv, working, element_bytes, options, prefill_step, slab
         )
@@ -226,18 +229,24 @@ def usable(total: int) -> int:
 
 
 def check(
-    budget: Budget, limit: int, model_name: str, memory: int | None = None, held: int = 0
+    budget: Budget,
+    limit: int,
+    model_name: str,
+    memory: int | None = None,
+    held: int = 0,
+    also: str | None = None,
 ) -> None:
     """Raises DoesNotFit, with numbers and advice, if `budget` is above `limit` bytes, of which
     this process holds some already.
 
-    `memory` as for `advice`.
+    `memory` as for `advice`; `also` is another way out.
     """
     if budget.total > limit:
         raise DoesNotFit(
             f"{model_name} needs {gb(budget.total)} (weights {gb(budget.weights)}, KV cache at "
             f"{budget.context:,} tokens {gb(budget.kv)}, working room {gb(budget.working)}) and "
-            f"this machine gives {gb(limit)}; {advice(budget, limit, memory)}"
+            f"this machine gives {gb(limit)}; {f'{also}, or ' if also else ''}"
+            f"{advice(budget, limit, memory)}"
         )
     if budget.total + held > limit:
         raise DoesNotFit(

@@ -3,6 +3,7 @@
 Knows nothing of threads or terminals: whoever iterates has to be on the engine's thread.
 """
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -19,8 +20,12 @@ from .textstream import TextStream
 from .tools.watch import Watch
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from .maverick import Maverick
     from .sampling import LogitsProcessor, Sampler
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -97,7 +102,16 @@ def events(
         if model.model.streams is not None:
             # On a thread that drops it another reply may be computed meanwhile.
             save = model.model.streams.save
-            save() if engine_thread.is_here() else engine_thread.submit(save)
+            if engine_thread.is_here():
+                save()
+            else:
+                engine_thread.submit(save).add_done_callback(_told)
+
+
+def _told(saved: "Future[None]") -> None:
+    """Nobody waits for it."""
+    if not saved.cancelled() and (problem := saved.exception()) is not None:
+        log.warning("what streaming noted is not kept: %s", problem)
 
 
 def _token(model: "Maverick", sampled: engine.Sampled, text: str) -> Token:

@@ -5,18 +5,19 @@ that `convert.outputs` makes, laid out in files as `convert.layout` does.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Generic, TypeVar
 
 from . import macs
-from .checkpoint import Checkpoint, Tensor
+from .checkpoint import DTYPE_BITS, Checkpoint, Tensor
 from .config import ModelConfig, TextConfig
 from .convert import published
 from .convert.layout import Layout
 from .convert.outputs import outputs
 from .convert.recipe import DEFAULT, OFFERED, Recipe
+from .disk import BLOCK
 from .errors import DoesNotFit, UsageError
 from .kv import DENSE, KVOptions
 from .macs import Machine
@@ -29,13 +30,12 @@ from .memory import (
     raise_limit,
 )
 from .names import TensorClass, canonical, tensor_class
+from .streaming.places import FLOATS
+from .streaming.plan import LEAST_SLOTS
 from .streaming.prediction import Prediction, even_hit_rate, predict
 from .units import gb
 
 BF16_BYTES = 2
-# Slots for streamed experts below which nothing runs, in all: one is computed with while
-# another is read. Layers whose experts have other bits have slots of their own.
-LEAST_SLOTS = 4
 # Of the experts: a machine with room for fewer is not advised to stream them. A judgement: hits
 # are rare then, and a longer context or another program leaves nothing.
 LEAST_SHARE = 0.05
@@ -43,7 +43,7 @@ LEAST_SHARE = 0.05
 # from the error of the weights, which every bit makes four times smaller.
 ENOUGH_BITS = 4
 # Of the rest, where experts are streamed. What every token passes costs little there: these are
-# 6 % slower than 4 bits on a Mac with 128 GB, by the arithmetic of `streaming.prediction`.
+# 5 % slower than 4 bits on a Mac with 128 GB, by the arithmetic of `streaming.prediction`.
 STREAMED_REST_BITS = 6
 
 
@@ -65,12 +65,13 @@ class Need:
     experts: int  # of the budget's weights, those of routed experts
     stored: int  # what these take in their files
     read: int  # of the weights, what one decoded token needs
+    least: int  # the smallest memory that routed experts can be streamed with
     streamable: bool = True  # has routed experts, each of which can be read by itself
 
     @property
     def shared(self) -> int:
-        """What must be in memory however experts are kept: all else, KV cache, working room."""
-        return self.budget.total - self.experts
+        """What must be in memory if experts are streamed: all else, KV cache, working room."""
+        return self.budget.streamed(self.budget.weights - self.experts, 0).total
 
     @property
     def expert_count(self) -> int:
@@ -78,11 +79,10 @@ class Need:
         return sum(self.config.text.moe_layers) * self.config.text.num_local_experts
 
     def with_slots(self, share: float) -> Budget:
-        """The budget with only a share of the experts in memory, of which `LEAST_SLOTS` are the
-        least."""
-        slots = max(LEAST_SLOTS / max(1, self.expert_count), share)
-        left_out = self.experts - math.ceil(self.experts * min(1.0, slots))
-        return replace(self.budget, weights=self.budget.weights - left_out)
+        """The budget of streaming with a share of the experts in memory, or with the fewest that
+        do if those are more."""
+        rest = self.budget.weights - self.experts
+        return self.budget.streamed(rest, max(self.least, math.ceil(self.experts * share)))
 
     def ceiling(self, bandwidth: float, cached: bool) -> float:
         """Tokens per second of decoding if reading memory were all it took, with a cache that
@@ -182,6 +182,7 @@ def size(
         experts=sizes.get(TensorClass.EXPERTS, 0),
         stored=stored,
         read=_read(sizes, text),
+        least=_least(((e.name, e.dtype, e.shape) for e in entries), element_bytes),
         streamable=any(text.moe_layers),
     )
 
@@ -212,6 +213,7 @@ def of_folder(
         experts=sizes.get(TensorClass.EXPERTS, 0),
         stored=sum(tensor.nbytes for tensor in experts.values()),
         read=_read(sizes, config.text),
+        least=_least(((name, t.dtype, t.shape) for name, t in experts.items()), element_bytes),
         streamable=bool(experts) and not fused,
     )
 
@@ -223,6 +225,22 @@ def _read(sizes: Mapping[TensorClass | None, int], text: TextConfig) -> int:
     unread = sum(sizes.get(c, 0) for c in (TensorClass.VISION, TensorClass.PROJECTOR))
     unread += embedding - embedding // text.vocab_size
     return sum(sizes.values()) - unread - experts + experts // text.num_local_experts
+
+
+def _least(tensors: Iterable[tuple[str, str, tuple[int, ...]]], element_bytes: int) -> int:
+    """Of tensors by name, type and shape, what `streaming.plan.least_bytes` says of the folder
+    that has them: layers whose experts are stored in other forms have slots of their own."""
+    layers: dict[str, set[tuple[str, str, tuple[int, ...]]]] = {}
+    for name, dtype, shape in tensors:
+        if tensor_class(canonical(name)) is TensorClass.EXPERTS:
+            layer, _, part = canonical(name).partition(".experts.")
+            layers.setdefault(layer, set()).add((part, dtype, shape))
+    least = 0
+    for form in {frozenset(parts) for parts in layers.values()}:
+        for _, dtype, shape in form:
+            value = element_bytes if dtype in FLOATS else DTYPE_BITS[dtype] // 8
+            least += LEAST_SLOTS * math.prod(shape[1:]) * value + BLOCK
+    return least
 
 
 def sizes(

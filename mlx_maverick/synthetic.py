@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from . import synthetic_routing
 from .config import ModelConfig
 from .convert import published
 from .published_models import MODELS
@@ -21,6 +22,10 @@ REPEATED = 1 << 22  # random values
 SPREAD = 0.02  # standard deviation, as models are initialised
 SPECIAL = ("<|begin_of_text|>", "<|end_of_text|>", "<|eom|>", "<|eot|>", "<|patch|>")
 VOCABULARY = 2048
+ZIPF = "synthetic_zipf"  # a key of config.json
+# By so many powers of 2 embeddings are larger where routers follow a law: what attention adds is
+# alike for neighbours, and early in a text as large as they are; it would choose for all of them.
+LOUDER = 4
 # Keys of the published vision section that decide no shape, and that mlx-vlm insists on.
 VISION = {
     "model_type": "llama4_vision_model", "initializer_range": 0.02, "projector_dropout": 0.0,
@@ -34,12 +39,14 @@ def write(
     experts: int = 8,
     seed: int = 0,
     vision: Mapping[str, object] | None = None,
+    zipf: float | None = None,
     **changes: object,
 ) -> int:
     """Write a checkpoint into the empty `folder`; the number of its weights.
 
     `changes` are keys of the text section of config.json, `vision` those of the tower's (None:
-    no tower).
+    no tower). With `zipf` routers choose experts by Zipf's law with that exponent (0: all as
+    often), different ones in each layer; None: routers are random as the rest.
     """
     published_model = MODELS["maverick"].raw
     text_config = published_model["text_config"] | {
@@ -47,7 +54,9 @@ def write(
         **changes,
     }  # fmt: skip
     vocabulary = int(text_config["vocab_size"])
-    raw = {"model_type": "llama4", "text_config": text_config}
+    raw: dict[str, object] = {"model_type": "llama4", "text_config": text_config}
+    if zipf is not None:
+        raw[ZIPF] = zipf
     if vision is not None:
         raw["vision_config"] = VISION | published_model["vision_config"] | vision
         raw["image_token_index"] = vocabulary - len(SPECIAL) + SPECIAL.index("<|patch|>")
@@ -64,11 +73,18 @@ def write(
         offset += size
     text = json.dumps(header).encode()
     block = _random(seed)
+    norms = None
+    if zipf is not None:
+        norms = synthetic_routing.norms(synthetic_routing.zipf(experts, zipf))
     with (folder / "model.safetensors").open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
-        for number, shape in enumerate(shapes.values()):
+        for number, (name, shape) in enumerate(shapes.items()):
+            if norms is not None and name.endswith(".router.weight"):
+                file.write(synthetic_routing.router(norms, shape[1], seed + number).data)
+                continue
+            louder = norms is not None and name.endswith(".embed_tokens.weight")
             for part in _values(block, prod(shape), number):
-                file.write(part.data)
+                file.write((part + (LOUDER << 7) if louder else part).data)  # 7 bits of fraction
     return offset // 2
 
 

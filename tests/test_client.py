@@ -5,6 +5,7 @@ import queue
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,12 @@ from mlx_maverick.client import (
 from mlx_maverick.events import Finished, FinishReason, Prefill, Stats
 from mlx_maverick.kv import KVOptions
 from mlx_maverick.sampling import Sampling
+from mlx_maverick.streaming.options import ExpertOptions, Mode
+from mlx_maverick.streaming.stats import ExpertStats
 
 SECONDS = 30
 STATS = Stats(1, 0, 2, 0.5, 0.25, 3)
+EXPERTS = ExpertStats(4, 16, 1000, hits=3, misses=1, bytes_read=250, read_seconds=0.5)
 
 
 class Inbox:
@@ -79,6 +83,11 @@ def start(inbox: Inbox, tmp_path: Path) -> Iterator[Start]:
         ({"event": "ready", "version": "1"}, Ready("1")),
         ({"event": "loading", "done": 1, "total": 2}, Loading(1, 2)),
         ({"event": "memory", "active": 1, "cache": 2, "peak": 3, "kv": 4}, Memory(1, 2, 3, 4)),
+        (
+            {"event": "memory", "active": 1, "cache": 2, "peak": 3, "kv": 4}
+            | {"experts": asdict(EXPERTS)},
+            Memory(1, 2, 3, 4, EXPERTS),
+        ),
         ({"event": "token", "id": 1, "text": "x", "ids": [3, 4]}, Text(1, "x", [3, 4])),
         ({"event": "prefill", "id": 1, "done": 2, "total": 3}, Step(1, Prefill(2, 3))),
         (
@@ -90,6 +99,16 @@ def start(inbox: Inbox, tmp_path: Path) -> Iterator[Start]:
                 "problem": "1 GB left",
             },
             Step(1, Finished(FinishReason.MEMORY, STATS, problem="1 GB left")),
+        ),
+        (
+            {
+                "event": "finished",
+                "id": 1,
+                "reason": "stop",
+                "stats": asdict(replace(STATS, experts=EXPERTS)),
+                "problem": None,
+            },
+            Step(1, Finished(FinishReason.STOP, replace(STATS, experts=EXPERTS))),
         ),
     ],
 )
@@ -125,18 +144,28 @@ def test_what_is_sent(start: Start, inbox: Inbox) -> None:
     )
     client = start(echo)
     client.load("m", 5, KVOptions(8))
+    streamed = ExpertOptions(Mode.STREAM, memory=7, route_log=Path("/tmp/routes"))
+    client.load("m", experts=streamed)
     big = "x" * 300_000  # more than a pipe holds
     first = client.generate([{"role": "user", "content": big}], Sampling(seed=3))
     second = client.generate([], Sampling(stop=("a",)))
     client.cancel(first)
-    said = [decode_json(inbox.next(Text).text) for _ in range(4)]
+    said = [decode_json(inbox.next(Text).text) for _ in range(5)]
     kv = {"bits": 8, "start": 0, "max_size": None}
-    assert said[0] == {"op": "load", "model": "m", "context": 5, "kv": kv}
-    assert (said[1]["op"], said[1]["id"], said[1]["options"]["seed"]) == ("generate", first, 3)
-    assert said[1]["messages"][0]["content"] == big
-    assert (said[2]["id"], said[2]["options"]["stop"]) == (second, ["a"])
+    experts = ExpertOptions().fields()
+    assert said[0] == {"op": "load", "model": "m", "context": 5, "kv": kv, "experts": experts}
+    assert said[1]["experts"] == {
+        "mode": "stream",
+        "memory": 7,
+        "look_ahead": False,
+        "file_cache": False,
+        "route_log": "/tmp/routes",
+    }
+    assert (said[2]["op"], said[2]["id"], said[2]["options"]["seed"]) == ("generate", first, 3)
+    assert said[2]["messages"][0]["content"] == big
+    assert (said[3]["id"], said[3]["options"]["stop"]) == (second, ["a"])
     assert first != second
-    assert said[3] == {"op": "cancel", "id": first}
+    assert said[4] == {"op": "cancel", "id": first}
 
 
 def decode_json(text: str) -> Any:

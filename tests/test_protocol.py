@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,14 +11,15 @@ from mlx_maverick.errors import UsageError
 from mlx_maverick.kv import KVOptions
 from mlx_maverick.protocol import Cancel, Generate, Load, Outbox, Quit, parse
 from mlx_maverick.sampling import Sampling
+from mlx_maverick.streaming.options import ExpertOptions, Mode
 
 HI = [{"role": "user", "content": "hi"}]
 
 
 def test_requests() -> None:
-    assert parse({"op": "load", "model": "m"}) == Load("m", None, KVOptions())
-    kv = {"bits": 8, "start": 5}
-    assert parse({"op": "load", "model": "m", "kv": kv}) == Load("m", None, KVOptions(8, 5))
+    assert parse({"op": "load", "model": "m"}) == Load("m", None, KVOptions(), ExpertOptions())
+    request = {"op": "load", "model": "m", "kv": {"bits": 8, "start": 5}}
+    assert parse(request) == Load("m", None, KVOptions(8, 5), ExpertOptions())
     assert parse({"op": "cancel", "id": 3}) == Cancel(3)
     assert parse({"op": "quit"}) == Quit()
     options = {"temperature": 0, "seed": 4, "stop": ["\n"]}
@@ -34,6 +36,31 @@ def test_requests() -> None:
         parse({"op": "load", "model": "m", "kv": {"bits": 5}})
     with pytest.raises(UsageError, match="unknown option 'size'"):
         parse({"op": "load", "model": "m", "kv": {"size": 5}})
+
+
+def load(experts: object) -> ExpertOptions:
+    """What is understood of a load that says this of its experts."""
+    request = parse({"op": "load", "model": "m", "experts": experts})
+    assert isinstance(request, Load)
+    return request.experts
+
+
+def test_what_load_says_of_experts() -> None:
+    options = ExpertOptions(Mode.STREAM, 90 * 10**9, True, False, Path("/tmp/routes"))
+    assert load(json.loads(json.dumps(options.fields()))) == options
+    assert load({"memory": "2GiB", "mode": "stream"}) == ExpertOptions(Mode.STREAM, 2**31)
+    with pytest.raises(UsageError, match="unknown option 'slots'"):
+        load({"slots": 5})
+    with pytest.raises(UsageError, match="experts 'disk' is not possible"):
+        load({"mode": "disk"})
+    with pytest.raises(UsageError, match="look_ahead 'yes'"):
+        load({"look_ahead": "yes"})
+    with pytest.raises(UsageError, match="these are resident"):
+        load({"mode": "resident", "memory": 5})
+    with pytest.raises(UsageError, match="load: experts is an object"):
+        load("stream")
+    with pytest.raises(UsageError, match="5 is not a path"):
+        load({"route_log": 5})
 
 
 def test_a_slow_reader_gets_fewer_events_and_the_same_text() -> None:

@@ -21,6 +21,8 @@ from mlx_maverick.model import load_model
 from mlx_maverick.model.weights import loaded_bytes
 from mlx_maverick.published_models import MODELS
 from mlx_maverick.sizing import Size, Verdict, choose, fit
+from mlx_maverick.streaming.places import places
+from mlx_maverick.streaming.plan import least_bytes
 
 from .convert import full_size
 
@@ -139,9 +141,7 @@ def test_the_choice_for_every_mac(memory: int, recipe: str, verdict: Verdict) ->
         assert machine.limit < size.budget.total <= wanted <= machine.raised_limit
 
 
-@pytest.mark.parametrize(
-    ("memory", "share"), [(32, "5 %"), (48, "9 %"), (64, "15 %"), (96, "27 %")]
-)
+@pytest.mark.parametrize(("memory", "share"), [(48, "8 %"), (64, "14 %"), (96, "26 %")])
 def test_macs_that_have_no_room_stream(memory: int, share: str) -> None:
     """Experts with 4 bits, as more are read for every miss; 6 for what every token passes."""
     machine = mac(memory * GIB)
@@ -149,11 +149,36 @@ def test_macs_that_have_no_room_stream(memory: int, share: str) -> None:
     assert (choice.recipe.name, choice.verdict) == ("e4r6", Verdict.STREAMED)
     assert choice.why == (
         "needs 236.3 GB, and no recipe fits; with its experts streamed from the SSD it needs "
-        f"18.8 GB, and there is room for {share} of them"
+        f"20.3 GB, and there is room for {share} of them"
     )
+    assert choice.command is None
+
+
+def test_macs_that_have_hardly_room_to_stream() -> None:
+    """With 6 bits for the rest there would be room for 4 % of the experts even with a raised
+    limit, and with 4 as it is set as well."""
+    machine = mac(32 * GIB)
+    choice = choose(MAVERICK, machine)
+    assert (choice.recipe.name, choice.verdict) == ("e4r4", Verdict.STREAMED)
+    assert choice.why.endswith("it needs 16.7 GB, and there is room for 6 % of them")
     raised = machine.raised_limit // 2**20
-    by_raising = f"sudo sysctl iogpu.wired_limit_mb={raised}" if memory == 32 else None
-    assert choice.command == by_raising  # as it is set there would be room for 3 %
+    assert choice.command == f"sudo sysctl iogpu.wired_limit_mb={raised}"
+
+
+def test_streaming_holds_a_whole_prompt(sizes: dict[str, Size]) -> None:
+    """32,768 tokens, each with 8 hidden states in bf16, beside a step of 2,048 as always. A
+    picture, for which room is left in any case, is not there at the same time."""
+    e4r4 = sizes["e4r4"]
+    together = 32768 * 8 * 5120 * 2
+    token = 4 * 5120 + 3 * (40 + 2 * 8) * 128 + 3 * 16384
+    step = 2048 * token * 2 * 4 + 202048 * 4
+    rest = e4r4.budget.weights - e4r4.experts + e4r4.budget.kv
+    assert e4r4.shared == rest + step + together
+    assert step < e4r4.budget.working < step + together
+    short = sizing.size(MAVERICK, e4r4.recipe, 4096)
+    assert short.shared == short.budget.total - short.experts  # a picture takes more
+    longer = sizing.size(MAVERICK, e4r4.recipe, 131072)
+    assert longer.shared - longer.budget.kv == e4r4.shared - e4r4.budget.kv  # in several passes
 
 
 def test_macs_that_cannot_even_stream() -> None:
@@ -164,7 +189,7 @@ def test_macs_that_cannot_even_stream() -> None:
     assert "\n" not in said
     assert "a Mac with 24 GB at 32,768 tokens" in said
     assert "the smallest, e2g128r4, needs 124.0 GB" in said
-    assert "streamed from the SSD e4r4 needs 26.2 GB, and a model gets at most 22.5 GB" in said
+    assert "streamed from the SSD e4r4 needs 27.6 GB, and a model gets at most 22.5 GB" in said
     assert said.endswith("; use a Mac with 64 GB")
 
 
@@ -241,8 +266,8 @@ def test_verdicts_to_the_byte(sizes: dict[str, Size]) -> None:
     assert fit(size, machine(need, need)).verdict is Verdict.FITS
     assert fit(size, machine(need - 1, need)).verdict is Verdict.RAISED
     assert fit(size, machine(need - 1, need - 1)).verdict is Verdict.STREAMED
-    slots = size.experts // (24 * 128) * 4  # of all layers' experts four
-    least = size.shared + slots
+    slots = size.experts // (24 * 128) * 2
+    least = size.shared + slots + 9 * 4096  # each of nine arrays begins on a block's boundary
     assert size.with_slots(0).total == least
     assert fit(size, machine(least, least)).verdict is Verdict.STREAMED
     by_raising = fit(size, machine(least - 1, least))
@@ -265,7 +290,7 @@ def test_a_limit_is_raised_for_experts_only_where_few_have_room(sizes: dict[str,
 def test_room_for_streamed_experts(sizes: dict[str, Size]) -> None:
     made = fit(sizes["e4r4"], mac(128 * GIB))
     assert made.room == int(107.5 * GIB) - sizes["e4r4"].shared
-    assert made.expert_share == pytest.approx(0.46, abs=0.005)
+    assert made.expert_share == pytest.approx(0.454, abs=0.0005)
     assert fit(sizes["e4r4"], mac(512 * GIB)).expert_share == 1.0
 
 
@@ -283,7 +308,7 @@ def test_the_speed_of_streamed_experts(sizes: dict[str, Size]) -> None:
     assert said.tps_full == pytest.approx(1 / (seconds + size.budget.kv / (546 * GB)))
     assert said.words == "about 4.6 tok/s"
     faster = made.prediction(mac128.with_ssd(13 * GB, "as given"))
-    assert faster.words == "about 10 tok/s"
+    assert faster.words == "about 9.9 tok/s"
     assert made.prediction(mac128, hit_rate=1.0).tps == size.ceiling(546 * GB, cached=False)
 
 
@@ -305,9 +330,10 @@ def test_a_folder_needs_what_its_recipe_was_predicted_to(
     checkpoint = Checkpoint.open(tmp_path / "out")
     need = sizing.of_folder(config, checkpoint, 100, element_bytes=element)
     size = sizing.size(ModelConfig.from_folder(mini), recipe, 100, element_bytes=element)
-    for name in ("experts", "stored", "read", "shared", "streamable"):
+    for name in ("experts", "stored", "read", "shared", "least", "streamable"):
         assert getattr(need, name) == getattr(size, name), name
     assert need.budget.weights == loaded_bytes(checkpoint, element) == size.budget.weights
+    assert need.least == least_bytes(places(checkpoint, config), element)  # slots of two forms
 
 
 def test_experts_as_published_cannot_be_streamed(mini: Path) -> None:

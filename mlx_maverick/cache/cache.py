@@ -269,9 +269,10 @@ class Cache:
         each of which may lead to another. From there to `length` the tokens have to be
         prefilled again.
         """
-        self.settle()
         if not 0 <= length <= self.length:
             raise ValueError(f"cannot rewind to {length}: the cache holds {self.length} tokens")
+        self.settle()
+        length = min(length, self.length)  # which may be less by now
         turned = self._turned_at
         while (exact := self._exact(length)) != length:
             length = exact

@@ -10,12 +10,13 @@ import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from ..events import Finished
+from ..streaming.stats import ExpertStats
 from ..units import gb
-from . import bench_against, bench_convert, bench_synthetic, options
+from . import bench_against, bench_convert, bench_streaming, bench_synthetic, options
 from .bench_subject import random_tiles
 from .machine import aligned, machine
 from .terminal import StatusLine
@@ -40,6 +41,7 @@ class Result:
     peak_memory: int
     picture_tiles: int | None  # None: the model sees no pictures
     picture_seconds: float | None
+    experts: ExpertStats | None  # of the last run, where they are streamed
     runs: int
     machine: dict[str, str]
 
@@ -51,6 +53,12 @@ class Result:
             ("decode", f"{self.decode_tps:,.1f} tok/s ({self.new_tokens} tokens)"),
             ("peak memory", gb(self.peak_memory)),
         ]
+        if (e := self.experts) is not None:
+            tokens = self.prompt_tokens + self.new_tokens
+            rows.append(("experts", f"{e.slots} of {e.experts} in {gb(e.slab_bytes)}"))
+            rows.append(("  hits", f"{e.hit_rate:.1%}"))
+            rows.append(("  read", f"{gb(e.bytes_read / tokens)} a token, {gb(e.bandwidth)}/s"))
+            rows.append(("  waited", f"{e.wait_seconds:.2f} s"))
         if self.picture_seconds is not None:
             rows.append(("picture", f"{self.picture_seconds:.3f} s ({self.picture_tiles} tiles)"))
         return aligned(dict(rows) | self.machine)
@@ -83,7 +91,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of the picture (default: %(default)s, a large 4:3 one)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options.add_experts(parser)
     bench_against.add_arguments(parser)
+    bench_streaming.add_arguments(parser)
     bench_synthetic.add_arguments(parser)
     bench_convert.add_arguments(parser)
 
@@ -98,15 +108,21 @@ def run(args: argparse.Namespace) -> int:
     more = args.filled or args.filled_prompt or args.float32 or len(args.prompt_tokens) > 1
     if args.against is None and more:
         raise UsageError("--filled, --float32 and several --prompt-tokens need --against")
+    bench_streaming.check(args)
     status = StatusLine()
     try:
         with bench_synthetic.folder(args, status.show) as model:
-            measured = bench_against.run if args.against else alone
-            result = measured(args, model, status.show)
+            result = _measure(args)(args, model, status.show)
     finally:
         status.clear()
     print(json.dumps(asdict(result)) if args.json else "\n".join(result.table()))
     return 0
+
+
+def _measure(args: argparse.Namespace) -> Callable[..., Any]:
+    if bench_streaming.is_wanted(args.against):
+        return bench_streaming.run
+    return bench_against.run if args.against else alone
 
 
 def alone(args: argparse.Namespace, model_name: str, report: Callable[[str], None]) -> Result:
@@ -115,11 +131,11 @@ def alone(args: argparse.Namespace, model_name: str, report: Callable[[str], Non
     context = args.context or needed
     if context < needed:
         raise UsageError(f"--context {context} is too short for {needed} tokens in all")
-    from ..loading import load
+    from ..loading import Unread
 
     report(f"loading {model_name}")
     started = perf_counter()
-    model = load(model_name, context=context)
+    model = Unread.open(model_name, context, experts=options.experts(args)).load()
     return measure(model, args, perf_counter() - started, report)
 
 
@@ -164,6 +180,7 @@ def measure(
         peak_memory=max(s.peak_memory for s in stats),
         picture_tiles=len(tiles) if tiles is not None else None,
         picture_seconds=statistics.median(pictures[1:]) if pictures else None,
+        experts=stats[-1].experts,
         runs=args.runs,
         machine=machine(),
     )

@@ -22,6 +22,8 @@ from .machine import aligned, machine
 
 SEES = "mlx-vlm"
 AGAINST = (THEIRS, SEES)
+# What `bench_streaming` compares with.
+STREAMED = ("resident", "mlx-vlm-offload", "mapped")
 LEAST_LAYERS = 4  # mlx-lm's Llama 4 takes the fourth layer's cache for all global ones
 
 
@@ -70,9 +72,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("comparing")
     group.add_argument(
         "--against",
-        choices=AGAINST,
+        type=_against,
+        metavar="PROGRAM",
         help=f"measure this program too, every run a process of its own, in turn: {THEIRS} for "
-        f"text (or --convert), {SEES} for pictures; on a CPU also with weights cast to float32",
+        f"text (or --convert), {SEES} for pictures; on a CPU also with weights cast to float32. "
+        f"Or, for experts streamed with --expert-memory, some of {','.join(STREAMED)}: all "
+        "experts in memory, mlx-vlm's moe_offload, and an imitation of mapping the whole file",
     )
     group.add_argument(
         "--float32",
@@ -94,6 +99,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="tokens to prefill after those, before decoding (default: 1)",
     )
+
+
+def _against(text: str) -> str:
+    """An argparse type: one of AGAINST, or some of STREAMED separated by commas."""
+    parts = text.split(",")
+    if text not in AGAINST and not (set(parts) <= set(STREAMED) and len(set(parts)) == len(parts)):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is neither {' nor '.join(AGAINST)} nor some of {','.join(STREAMED)}"
+        )
+    return text
 
 
 def run(args: argparse.Namespace, model: str, report: Callable[[str], None]) -> Result:

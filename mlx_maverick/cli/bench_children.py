@@ -9,7 +9,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import TypeVar
@@ -31,8 +31,10 @@ class Child:
     memory: int  # peak resident, bytes
 
 
-def run_child(words: Sequence[str], failure: str) -> Child:
-    """Run `python -m WORDS`.
+def run_child(
+    words: Sequence[str], failure: str, environ: Mapping[str, str] | None = None
+) -> Child:
+    """Run `python -m WORDS`, with `environ` added to the environment.
 
     Raises MaverickError beginning with `failure` and ending with the last line the process
     wrote on stderr.
@@ -40,8 +42,9 @@ def run_child(words: Sequence[str], failure: str) -> Child:
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
         start = perf_counter()
         child = subprocess.Popen(
-            [sys.executable, "-m", *words], stdin=subprocess.DEVNULL, stdout=output, stderr=errors
-        )
+            [sys.executable, "-m", *words], stdin=subprocess.DEVNULL, stdout=output, stderr=errors,
+            env={**os.environ, **(environ or {})},
+        )  # fmt: skip
         try:
             _, status, usage = os.wait4(child.pid, 0)  # usage of this child alone
         except BaseException:

@@ -15,8 +15,9 @@ from pathlib import Path
 
 from ..checkpoint import Checkpoint
 from ..errors import UsageError
+from ..streaming.options import ExpertOptions
 from ..units import gb
-from . import bench_synthetic
+from . import bench_synthetic, options
 from .bench_children import OURS, THEIRS, Child, in_turn, paired, run_child
 from .machine import aligned, machine
 from .terminal import StatusLine
@@ -65,10 +66,13 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("--convert takes its own SOURCE; leave out --model and --synthetic")
     if args.against not in (None, THEIRS):
         raise UsageError(f"{args.against} is no converter; --convert runs --against {THEIRS}")
-    others = [name for name in bench_synthetic.given(args) if name != "experts"]
-    if others or args.filled or args.filled_prompt or args.float32:
-        raise UsageError("of the options for other measurements --convert takes --experts alone")
-    experts = EXPERTS if args.experts is None else args.experts
+    others = [name for name in bench_synthetic.given(args) if name != "expert_count"]
+    streamed = options.experts(args) != ExpertOptions()
+    if others or streamed or args.evict or args.filled or args.filled_prompt or args.float32:
+        raise UsageError(
+            "of the options for other measurements --convert takes --expert-count alone"
+        )
+    experts = EXPERTS if args.expert_count is None else args.expert_count
     status = StatusLine()
     with tempfile.TemporaryDirectory(prefix="mlx-maverick-bench-") as folder:
         try:

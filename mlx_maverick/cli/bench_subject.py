@@ -76,12 +76,18 @@ class Subject(Protocol):
 class Ours:
     """This package."""
 
-    def __init__(self, task: Task):
+    def __init__(self, folder: str, context: int, **options: Any):
+        """`options` are those of `load`."""
         from ..loading import load
 
+        self.context = context
+        self.model = load(folder, context=context, **options).model
+
+    @staticmethod
+    def of(task: Task) -> "Ours":
         filled = (filled + task.filled_prompt for filled in task.filled)
-        self.context = max([WARM_UP, *task.prompts, *filled]) + task.new_tokens + 1
-        self.model = load(task.folder, context=self.context).model
+        longest = max([WARM_UP, *task.prompts, *filled])
+        return Ours(task.folder, longest + task.new_tokens + 1)
 
     def make_cache(self) -> Any:
         return self.model.make_cache()
@@ -178,7 +184,7 @@ class MlxVlm:
 
 
 PROGRAMS: dict[str, Callable[[Task], Any]] = {
-    "mlx-maverick": Ours,
+    "mlx-maverick": Ours.of,
     "mlx-lm": MlxLm,
     "mlx-lm float32": lambda task: MlxLm(task, float32=True),
     "mlx-vlm": MlxVlm,

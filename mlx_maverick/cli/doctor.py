@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import __version__, hub, macs, pressure, sizing
 from ..doctor import diagnosis, host, outlook
@@ -23,6 +23,9 @@ from ..sizing import Verdict
 from ..units import GB, gb
 from .options import add_kv, kv, whole
 from .terminal import printable
+
+if TYPE_CHECKING:
+    from ..streaming.prediction import Counts
 
 WIDTH = 80  # columns
 LABEL = 12
@@ -81,10 +84,13 @@ def gather(
 
         path = hub.resolve(model)
         wanted = need(path, context, device.element_bytes, options)
-        if wanted.budget.total > machine.limit and (measured := ssd.bandwidth(path)):
-            machine = machine.with_ssd(measured, "measured")
+        used = None
+        if wanted.budget.total > machine.limit and wanted.streamable:
+            if measured := ssd.bandwidth(path):
+                machine = machine.with_ssd(measured, "measured")
+            used = _used(path, wanted)
         free = diagnosis.available(device, reading)
-        folder = outlook.folder(model, wanted, machine, free, computer.mac)
+        folder = outlook.folder(model, wanted, machine, free, computer.mac, used)
     return Facts(
         host=computer,
         device=device,
@@ -97,6 +103,18 @@ def gather(
         ),
         folder=folder,
     )
+
+
+def _used(path: Path, wanted: sizing.Need) -> "Counts | None":
+    """How often each expert of a folder was used here; None if it never was."""
+    from ..fingerprint import model_fingerprint
+    from ..model import default_dtype
+    from ..streaming import counts
+
+    text = wanted.config.text
+    file = counts.place(model_fingerprint(path, default_dtype()))
+    found = counts.load(file, sum(text.moe_layers), text.num_local_experts)
+    return found if found.any() else None
 
 
 def need(

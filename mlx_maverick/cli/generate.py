@@ -232,7 +232,8 @@ def summary(stats: Stats) -> str:
 def _experts(stats: "ExpertStats | None") -> str:
     if stats is None:
         return ""
-    ahead = "" if stats.accuracy is None else f", look-ahead right {stats.accuracy * 100:.0f} %"
+    seen = stats.accuracy
+    ahead = "" if seen is None else f", next layers' experts foreseen {seen * 100:.0f} %"
     return (
         f"; experts {stats.slots} of {stats.experts} in {gb(stats.slab_bytes)}, hits "
         f"{stats.hit_rate * 100:.1f} %, read {gb(stats.bytes_read)} at {gb(stats.bandwidth)}/s, "

@@ -12,7 +12,7 @@ from ..macs import Machine
 from ..memory import DEFAULT_CONTEXT, longest_context
 from ..published_models import Published
 from ..sizing import Choice, Fit, N, Need, Size, Verdict, percent
-from ..streaming.prediction import Prediction
+from ..streaming.prediction import Counts, Prediction, counted_hit_rate
 from ..units import GB, gb
 
 
@@ -39,9 +39,11 @@ class Streamed:
         )
 
 
-def streamed(fit: Fit[N], machine: Machine, hit_rate: float | None = None) -> Streamed:
-    """What streaming comes to; as if all experts were used alike, unless a hit rate is given."""
+def streamed(fit: Fit[N], machine: Machine, counts: "Counts | None" = None) -> Streamed:
+    """What streaming comes to; as if all experts were used alike, unless it is known how often
+    each was used."""
     size = fit.size
+    hit_rate = None if counts is None else counted_hit_rate(counts, fit.slots)
     return Streamed(
         recipe=size.recipe.name if isinstance(size, Size) else None,
         disk=size.disk if isinstance(size, Size) else None,
@@ -55,14 +57,16 @@ def streamed(fit: Fit[N], machine: Machine, hit_rate: float | None = None) -> St
     )
 
 
-def streamed_folder(need: Need, machine: Machine, hit_rate: float | None = None) -> Streamed | None:
+def streamed_folder(
+    need: Need, machine: Machine, counts: "Counts | None" = None
+) -> Streamed | None:
     """The same of a folder on a machine as it is set; None if it fits, or cannot be streamed."""
     room = machine.limit - need.shared
     if need.budget.total <= machine.limit or not need.streamable:
         return None
     if need.with_slots(0).total > machine.limit:
         return None
-    return streamed(Fit(need, Verdict.STREAMED, None, room), machine, hit_rate)
+    return streamed(Fit(need, Verdict.STREAMED, None, room), machine, counts)
 
 
 @dataclass(frozen=True)
@@ -151,10 +155,10 @@ def folder(
     machine: Machine,
     available: int,
     mac: bool,
-    hit_rate: float | None = None,
+    counts: "Counts | None" = None,
 ) -> Folder:
-    """How what a folder needs fits, on a Mac or another machine; `hit_rate` is that of its
-    experts, if something is known of it."""
+    """How what a folder needs fits, on a Mac or another machine; `counts` says how often each of
+    its experts was used, if that is known."""
     budget, now = need.budget, min(machine.limit, available)
     fits = budget.total <= machine.limit
     return Folder(
@@ -171,5 +175,5 @@ def folder(
         longest=longest_context(budget, machine.limit),
         longest_now=longest_context(budget, now),
         advice=None if fits else memory.advice(budget, machine.limit, machine.memory if mac else 0),
-        streamed=streamed_folder(need, machine, hit_rate),
+        streamed=streamed_folder(need, machine, counts),
     )

@@ -4,43 +4,28 @@ Knows files and memory, and nothing of routing. Memory is allocated once. An exp
 straight into its slot, and computed with there; it is never copied, stacked or built anew.
 """
 
-import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
 from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
-from numpy.typing import NDArray
 
 from ..errors import BadCheckpoint
 from ..model.experts import Experts
 from ..model.linear import ExpertLinear, Matrix
-from .places import LayerPlaces, Part, Projection
+from .places import LayerPlaces, Projection
 from .plan import LEAST_SLOTS
 from .reader import PIECE, Piece, Read, Reader
+from .slab import Slab
 from .slots import NONE, Slots
-from .uncached import BLOCK, Uncached
+from .uncached import Uncached
 
-MEMORY = {"U32": mx.uint32, "U8": mx.uint8}  # codes, and scales of other modes than affine
-VALUES = {"BF16": mx.bfloat16, "F16": mx.float16, "F32": mx.float32}
 Files = dict[Path, Uncached]
 
 # While experts are computed with one after the other, so much is read ahead: enough to keep the
 # disk busy, little enough that slots are left to others.
 AHEAD_BYTES, MIN_AHEAD, MAX_AHEAD = 256 << 20, 2, 16
-
-
-@dataclass(frozen=True)
-class _Slab:
-    """The memory of one part, for all slots."""
-
-    part: Part
-    array: mx.array  # [slots, *shape]
-    bytes: NDArray[np.uint8]  # the same memory, [slots, bytes]
-    converted: bool  # whether it holds other bytes than the file
-    turned: bool  # whether each matrix is the transposed of the file's
 
 
 class Bank:
@@ -74,12 +59,17 @@ class Bank:
     @property
     def nbytes(self) -> int:
         """Bytes allocated, as `plan.BankPlan` reckons them."""
-        return sum(len(slab.bytes) * slab.bytes.shape[1] + BLOCK for slab in self._slabs)
+        return sum(slab.nbytes for slab in self._slabs)
 
     @property
     def free(self) -> int:
         """Slots that the experts of one step can have at once."""
         return self.slots.count - len(self._spare)
+
+    @property
+    def spare(self) -> int:
+        """Slots to read ahead into."""
+        return len(self._spare)
 
     @property
     def ahead(self) -> int:
@@ -129,7 +119,7 @@ class Bank:
         for key, slot in zip(keys.tolist(), slots, strict=False):
             self.fill(key, key if self.whole else slot, 0, urgent=False)
 
-    def fetch(self, key: int, pinned: AbstractSet[int], step: int) -> int:
+    def fetch(self, key: int, pinned: AbstractSet[int], step: int, passing: bool = False) -> int:
         """The slot of an expert, which is being read if it was in none; NONE if there is none for
         it, all that could be its being `pinned`. Raises BadCheckpoint if a file is not what it
         was."""
@@ -138,8 +128,11 @@ class Bank:
             other = self.slots.victim(pinned | self._spare)
             if other != NONE:
                 self._spare = (self._spare - {slot}) | {other}
+        if slot in self._reads:  # perhaps in the background, and is wanted now
+            self._reader.hurry(self._reads[slot])
         if slot == NONE:
-            slot = key if self.whole else self.slots.victim(pinned | self._spare)
+            taken = pinned | self._spare
+            slot = key if self.whole else self.slots.victim(taken, step if passing else None)
             if slot != NONE:
                 self.fill(key, slot, step)
         return slot
@@ -181,26 +174,29 @@ class Bank:
         """Until an expert that is in a slot is read. Raises BadCheckpoint if it cannot be; the
         slot is then empty."""
         slot = self.slots.find(key)
-        read = self._reads.pop(slot, None)
+        read = self._reads.get(slot)
+        if read is not None and read.error is not None:  # in the background, when nobody wanted it
+            self.fill(key, slot, 0)
+            read = self._reads[slot]
         if read is None:
             return
-        failed_before = read.error is not None
         try:
             self._reader.wait(read)
         except Exception as e:
-            self.slots.drop(slot)
-            self._reader.give_up(read)
             name = read.failed.file.path.name if read.failed else ""
             del read  # the error's traceback would hold it, and it the error, in a circle
-            if failed_before:  # in the background, when nobody wanted it
-                self.fill(key, slot, 0)
-                return self.wait(key)
+            self.release(slot)
             if not isinstance(e, OSError):
                 raise
             raise self._unreadable(key, name, e) from None
+        del self._reads[slot]  # not before: a wait may be interrupted
 
     def used(self, slots: Iterable[int], output: mx.array) -> None:
         """Note what is computed from slots: they are not overwritten before that is done."""
+        slots = list(slots)
+        # What was computed from them before is done by now, unless it is of a sequence of tokens
+        # that nobody has looked at yet.
+        mx.eval([self._users[slot] for slot in slots if slot in self._users])
         self._users.update(dict.fromkeys(slots, output))
 
     def settled(self, slots: Iterable[int]) -> None:
@@ -219,13 +215,10 @@ class Bank:
         pieces: list[Piece] = []
         for slab, part in zip(self._slabs, places.parts, strict=True):
             file, start = self._files[part.tensor.file], part.tensor.offset + expert * part.nbytes
-            if slab.converted:
-                pieces.append(Piece(file, start, part.nbytes, _converter(slab, slot)))
-                continue
-            memory = memoryview(slab.bytes[slot])
-            for at in range(0, part.nbytes, PIECE):
-                end = min(at + PIECE, part.nbytes)
-                pieces.append(Piece(file, start + at, end - at, memory[at:end]))
+            pieces += [
+                Piece(file, start + at, nbytes, target)
+                for at, nbytes, target in slab.targets(slot, PIECE)
+            ]
         return pieces
 
     def _unreadable(self, key: int, file: str, error: OSError) -> BadCheckpoint:
@@ -241,74 +234,13 @@ class Bank:
 
 def _projection(
     projection: Projection, count: int, dtype: mx.Dtype
-) -> tuple[list[_Slab], ExpertLinear]:
+) -> tuple[list[Slab], ExpertLinear]:
     """Memory for `count` experts' matrices, and what computes with it."""
-    slabs = [_slab(part, count, dtype, projection.quant is None) for part in projection.parts]
-    arrays: list[mx.array | None] = [
-        mx.swapaxes(slab.array, -1, -2) if slab.turned else slab.array for slab in slabs
-    ]
+    slabs = [Slab.of(part, count, dtype, projection.quant is None) for part in projection.parts]
+    arrays: list[mx.array | None] = [slab.matrices for slab in slabs]
     arrays += [None] * (3 - len(arrays))
     weight, scales, biases = arrays
     assert weight is not None
     linear = ExpertLinear(Matrix(weight, scales, biases, projection.quant))
     mx.eval(linear.arrays)
     return slabs, linear
-
-
-def _slab(part: Part, count: int, dtype: mx.Dtype, dense: bool) -> _Slab:
-    # As `ExpertLinear` wants it: on a CPU what is not quantised is kept transposed.
-    turned = dense and mx.default_device().type == mx.DeviceType.cpu
-    kind = dtype if part.floating else MEMORY[part.tensor.dtype]
-    shape = (count, *(part.shape[::-1] if turned else part.shape))
-    array = _allocated(shape, kind)
-    held = array.view(mx.uint16) if kind == mx.bfloat16 else array  # numpy has no bf16
-    memory = np.array(held, copy=False).reshape(count, -1).view(np.uint8)
-    converted = turned or (part.floating and VALUES[part.tensor.dtype] != dtype)
-    return _Slab(part, array, memory, converted, turned)
-
-
-def _allocated(shape: tuple[int, ...], dtype: mx.Dtype) -> mx.array:
-    """An array that begins on a block's boundary, as reading past the file cache asks for; on
-    Metal all do."""
-    size, spare = math.prod(shape), BLOCK // dtype.size
-    memory = mx.zeros(size + spare, dtype=mx.uint16 if dtype == mx.bfloat16 else dtype)
-    mx.eval(memory)
-    address = np.array(memory, copy=False).ctypes.data
-    first = -address % BLOCK // dtype.size
-    array = memory[first : first + size].reshape(shape)
-    if dtype == mx.bfloat16:
-        array = array.view(mx.bfloat16)
-    mx.eval(array)
-    return array
-
-
-def _converter(slab: _Slab, slot: int) -> Callable[[memoryview], None]:
-    """What puts an expert's bytes, as they are in the file, into its slot."""
-
-    def convert(stored: memoryview) -> None:
-        values = _values(np.frombuffer(stored, np.uint8), slab.part.tensor.dtype)
-        values = values.reshape(slab.part.shape)
-        if slab.turned:
-            values = values.T
-        _store(values, slab.array.dtype, slab.bytes[slot])
-
-    return convert
-
-
-def _values(stored: NDArray[np.uint8], dtype: str) -> NDArray[np.float32]:
-    if dtype == "BF16":
-        return (stored.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
-    return stored.view(np.float16 if dtype == "F16" else np.float32).astype(np.float32)
-
-
-def _store(values: NDArray[np.float32], dtype: mx.Dtype, memory: NDArray[np.uint8]) -> None:
-    """Write values as MLX would cast them: rounded to the nearest, ties to even."""
-    if dtype == mx.float32:
-        memory.view(np.float32).reshape(values.shape)[...] = values
-    elif dtype == mx.float16:
-        memory.view(np.float16).reshape(values.shape)[...] = values
-    else:
-        bits = np.ascontiguousarray(values).view(np.uint32)
-        rounded = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
-        rounded[np.isnan(values)] = 0x7FC0
-        memory.view(np.uint16).reshape(values.shape)[...] = rounded

@@ -48,15 +48,28 @@ def decide(
     least = least_bytes(layers, element)
     room = limit - held - resident.streamed(rest, 0).total
     if room < least:
-        return resident.streamed(rest, least), None
-    if options.memory is not None and options.memory > room:
+        smallest = resident.streamed(rest, least)
+        if not options.wants_streaming and resident.total < smallest.total:
+            smallest = resident  # a tiny model: what a long prompt holds is more than experts
+        return smallest, None
+    wanted = None if options.memory is None else min(options.memory, everything)
+    if wanted is not None and wanted > room:
         raise DoesNotFit(
-            f"{gb(options.memory)} for experts do not fit: of the {gb(limit)} that this machine "
+            f"{gb(wanted)} for experts do not fit: of the {gb(limit)} that this machine "
             f"gives, {gb(limit - room)} are taken by the rest of the model, KV cache, working "
             f"room and what is loaded already; give at most --expert-memory {_most(room)}"
         )
-    plan = share(layers, element, min(room, options.memory or room), largest)
+    memory = room if options.memory is None else min(room, options.memory)
+    plan = share(layers, element, memory, largest)
     return resident.streamed(rest, plan.nbytes), plan
+
+
+def streamable(
+    checkpoint: Checkpoint, config: ModelConfig, resident: Budget, limit: int, held: int = 0
+) -> bool:
+    """Whether a model that does not fit would, with its experts streamed."""
+    auto = ExpertOptions()
+    return decide(checkpoint, config, resident, auto, limit, held)[1] is not None
 
 
 def _most(room: int) -> str:

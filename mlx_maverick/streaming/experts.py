@@ -6,7 +6,7 @@ goes through the same kernel, wherever its expert's matrices lie.
 """
 
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from time import perf_counter
 from typing import Any
@@ -15,6 +15,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from ..memory import PREFILL_STEP
 from ..model.experts import SORT_FROM, Experts, Pause, swiglu
 from ..model.linear import TILE_ROWS, ExpertLinear
 from .bank import Bank
@@ -119,7 +120,7 @@ class StreamedExperts:
     def expect(self, numbers: Numbers) -> None:
         """These will probably be chosen in this step."""
         self._expected = (self._ledger.step, numbers.tolist())
-        for number in numbers:
+        for number in numbers[: self.bank.spare]:
             self.bank.read_ahead(self.first + int(number), self._ledger.step)
 
     def _together(self, x: mx.array, numbers: Numbers) -> mx.array:
@@ -158,25 +159,31 @@ class StreamedExperts:
         outputs: list[mx.array] = []
         by_expert = np.argsort(numbers, kind="stable")
         starts = np.searchsorted(numbers[by_expert], np.arange(self.bank.experts + 1))
-        slots = set()
-        with closing(self._arriving(np.unique(numbers).tolist())) as arriving:
-            for number, slot in arriving:
-                rows = by_expert[starts[number] : starts[number + 1]]
-                mine = []
-                for i, tile in enumerate(kinds):
-                    these = rows[kind[rows] == i]
-                    if len(these):
+        slots, under_way = set(), 0  # rows
+        try:
+            with closing(self._arriving(np.unique(numbers).tolist())) as arriving:
+                for number, slot in arriving:
+                    rows = by_expert[starts[number] : starts[number + 1]]
+                    slots.add(slot)
+                    for these, tile in _pieces(rows, kind, kinds):
                         order.append(these)
-                        mine.append(self._one(x[mx.array(these)], slot, tile))
-                mx.async_eval(*mine)  # type: ignore[no-untyped-call]
-                self.bank.used([slot], mine[-1])
-                outputs += mine
-                slots.add(slot)
-                pause()
-        back = mx.array(np.argsort(np.concatenate(order)))
-        out = mx.concatenate(outputs)[back]
-        mx.eval(out)
-        self.bank.settled(slots)
+                        outputs.append(self._one(x[mx.array(these)], slot, tile))
+                        mx.async_eval(outputs[-1])  # type: ignore[no-untyped-call]
+                        under_way += len(these)
+                        if under_way >= PREFILL_STEP:  # their activations are budgeted for
+                            mx.eval(outputs[-1])
+                            under_way = 0
+                    self.bank.used([slot], outputs[-1])
+                    pause()
+            joined = mx.concatenate(outputs)
+            mx.eval(joined)
+            del x
+            outputs.clear()  # one copy less of what is large for a long prompt
+            out = joined[mx.array(np.argsort(np.concatenate(order)))]
+            mx.eval(out)
+        finally:
+            mx.eval(outputs)  # nothing reads the slots any more
+            self.bank.settled(slots)
         ends = np.cumsum(sizes).tolist()
         return [out[end - size : end] for size, end in zip(sizes, ends, strict=True)]
 
@@ -196,7 +203,7 @@ class StreamedExperts:
         try:
             while waiting or reading or missing:
                 while missing and len(reading) < bank.ahead:
-                    slot = bank.fetch(missing[0], pinned, step)
+                    slot = bank.fetch(missing[0], pinned, step, passing=True)
                     if slot == NONE:
                         break
                     pinned.add(slot)
@@ -238,3 +245,13 @@ class StreamedExperts:
         lanes = x[:, None, :]
         gate, up = project(m.gate_proj, lanes, tiles[0]), project(m.up_proj, lanes, tiles[1])
         return project(m.down_proj, swiglu(gate, up), tiles[2])[:rows, 0, :]
+
+
+def _pieces(
+    rows: NDArray[np.intp], kind: NDArray[np.intp], kinds: Sequence[tuple[bool, ...]]
+) -> Iterator[tuple[NDArray[np.intp], tuple[bool, ...]]]:
+    """An expert's rows by the kind of their step, no more at once than a step in memory has."""
+    for i, tile in enumerate(kinds):
+        these = rows[kind[rows] == i]
+        for start in range(0, len(these), PREFILL_STEP):
+            yield these[start : start + PREFILL_STEP], tile

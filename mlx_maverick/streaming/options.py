@@ -3,12 +3,14 @@
 Knows nothing of models or machines, and loads no mlx.
 """
 
+import os
 import re
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 
 from ..errors import UsageError
+from ..files import given
 from ..units import GB
 
 _UNITS = {"gb": GB, "g": GB, "gib": 2**30, "mb": 10**6, "m": 10**6, "mib": 2**20}
@@ -65,7 +67,7 @@ class ExpertOptions:
         for name, value in (("look_ahead", look_ahead), ("file_cache", file_cache)):
             if not isinstance(value, bool):
                 raise UsageError(f"{name} {value!r} is not True or False")
-        log = None if route_log is None else Path(route_log).expanduser()
+        log = None if route_log is None else Path(os.path.expanduser(given(route_log)))
         return ExpertOptions(Mode(mode), parse_bytes(memory), look_ahead, file_cache, log)
 
     def fields(self) -> dict[str, object]:
@@ -84,7 +86,7 @@ def parse_bytes(memory: str | int | None) -> int | None:
         text = memory.strip().lower()
         found = re.fullmatch(r"(\d{1,7}(?:\.\d{1,6})?)\s*([gm]i?b|[gm])", text, re.ASCII)
         if found and float(found[1]) > 0:
-            return int(float(found[1]) * _UNITS[found[2]])
+            return round(float(found[1]) * _UNITS[found[2]])
     raise UsageError(
         f"expert memory {memory!r} is not a size; give one such as 90GB (10^9), 84GiB, or auto"
     )

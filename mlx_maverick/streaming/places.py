@@ -4,7 +4,7 @@ Knows names, shapes and offsets; reads nothing, and loads no mlx.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from ..checkpoint import Checkpoint, Tensor
@@ -100,10 +100,10 @@ def places(checkpoint: Checkpoint, config: ModelConfig) -> tuple[LayerPlaces, ..
     one that disagrees with its config.
     """
     tensors = expert_tensors(checkpoint)
-    fused = next((t for n, t in tensors.items() if n.endswith("gate_up_proj")), None)
-    if fused:
+    fused = (t for n, t in tensors.items() if n.endswith("gate_up_proj") or t.dtype[:2] == "F8")
+    if published := next(fused, None):
         raise UsageError(
-            f"{checkpoint.folder} holds experts as they are published ({fused.name}), of which "
+            f"{checkpoint.folder} holds experts as they are published ({published.name}), of which "
             "none can be read by itself; run 'mlx-maverick convert' on it to stream them"
         )
     text = config.text
@@ -127,7 +127,7 @@ def _projection(
         out, inputs = inputs, out
     path = f"language_model.model.layers.{layer}.feed_forward.experts.{name}"
 
-    def part(kind: str, *shape: int) -> Part:
+    def part(kind: str, types: Collection[str], *shape: int) -> Part:
         tensor = tensors.get(f"{path}.{kind}")
         if tensor is None:
             raise BadCheckpoint(
@@ -139,16 +139,21 @@ def _projection(
                 f"{checkpoint.folder}: {tensor.name} has shape {list(tensor.shape)}, but "
                 f"config.json asks for {list(wanted)}; is this config.json of another model?"
             )
+        if tensor.dtype not in types:
+            raise BadCheckpoint(
+                f"{checkpoint.folder}: {tensor.name} is {tensor.dtype}, and not one of "
+                f"{', '.join(types)}; convert the model again"
+            )
         return Part(tensor, kind)
 
     weight, scales = tensors.get(f"{path}.weight"), tensors.get(f"{path}.scales")
     if scales is None:
-        return Projection(name, (part("weight", out, inputs),), None, (out, inputs))
+        return Projection(name, (part("weight", FLOATS, out, inputs),), None, (out, inputs))
     quant = stored_quant(
         config.quantization,
         path,
         inputs,
-        weight.shape[-1] if weight else 0,
+        weight.shape[-1] if weight and weight.shape else 0,
         scales.shape[-1] if scales.shape else 0,
         checkpoint.folder,
     )
@@ -157,8 +162,8 @@ def _projection(
     return Projection(
         name,
         (
-            part("weight", out, inputs * quant.bits // 32),
-            *(part(kind, out, groups) for kind in kinds),
+            part("weight", ("U32",), out, inputs * quant.bits // 32),
+            *(part(kind, (*FLOATS, "U8"), out, groups) for kind in kinds),
         ),
         quant,
         (out, inputs),

@@ -6,14 +6,15 @@ Knows sizes only: no files, no values, and loads no mlx.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from ..disk import BLOCK
 from ..errors import DoesNotFit
 from ..units import gb
 from .places import LayerPlaces
-from .uncached import BLOCK
 
 LEAST_SLOTS = 2  # of a bank: one is computed with while another is read
-# Elements of one array. MLX's CPU kernels count them in 32 bits with a sign.
-MOST_ELEMENTS = 2**31 - 1
+# Elements of one array, with what lets it begin on a block's boundary. MLX's CPU kernels count
+# them in 32 bits with a sign.
+MOST_ELEMENTS = 2**31 - 1 - BLOCK
 
 
 @dataclass(frozen=True)
@@ -83,24 +84,27 @@ def share(
     everything = sum(layer.experts * layer.memory(element) for layer in layers)
     part = min(1.0, memory / everything)
     groups = [group for form in forms.values() for group in _split(form, element, part, largest)]
-    fixed = sum(fixed_bytes(group[0]) for group in groups)
-    part = min(1.0, max(0, memory - fixed) / everything)
-    slots = []
-    for group in groups:
-        most = min(len(group) * group[0].experts, _most(group[0], element, largest))
-        slots.append((min(most, int(part * len(group) * group[0].experts)), most))
-    counts = [max(count, min(LEAST_SLOTS, most)) for count, most in slots]
     sizes = [group[0].memory(element) for group in groups]
-    used = fixed + sum(count * size for count, size in zip(counts, sizes, strict=True))
+    keys = [len(group) * group[0].experts for group in groups]
+    most = [
+        min(n, _most(group[0], element, largest)) for n, group in zip(keys, groups, strict=True)
+    ]
+    counts = [min(LEAST_SLOTS, bound) for bound in most]
+    used = sum(fixed_bytes(group[0]) for group in groups)
+    used += sum(count * size for count, size in zip(counts, sizes, strict=True))
     if used > memory:
         raise DoesNotFit(
             f"{gb(memory)} for experts are too little to stream any: {gb(used)} hold "
             f"{LEAST_SLOTS} at a time; give more expert memory"
         )
-    for i, (_, most) in enumerate(slots):  # what rounding down has left
-        more = min(most - counts[i], (memory - used) // sizes[i], 1)
-        counts[i] += more
-        used += more * sizes[i]
+    lacking = [n - count for n, count in zip(keys, counts, strict=True)]
+    lacked = sum(count * size for count, size in zip(lacking, sizes, strict=True))
+    wanted = [count * (memory - used) // max(1, lacked) for count in lacking]
+    for once in (wanted, [1] * len(groups)):  # first its share, then what rounding down has left
+        for i, more in enumerate(once):
+            more = min(more, most[i] - counts[i], (memory - used) // sizes[i])
+            counts[i] += more
+            used += more * sizes[i]
     return Plan(
         tuple(
             BankPlan(tuple(group), count, element)
@@ -124,7 +128,7 @@ def _split(
     layers: Sequence[LayerPlaces], element: int, part: float, largest: int | None
 ) -> list[Sequence[LayerPlaces]]:
     """Layers of one form in as few banks of about one size as arrays can hold."""
-    slots = max(1, int(part * len(layers) * layers[0].experts))
-    banks = min(len(layers), -(-slots // _most(layers[0], element, largest)))
+    each = int(_most(layers[0], element, largest) / max(1.0, part * layers[0].experts)) or 1
+    banks = -(-len(layers) // each)
     ends = [len(layers) * (i + 1) // banks for i in range(banks)]
     return [layers[start:end] for start, end in zip([0, *ends], ends, strict=False)]

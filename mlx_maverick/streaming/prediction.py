@@ -5,11 +5,13 @@ of reading, are left out; so is what overlaps.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:  # at run time inside the function: plans are made without
     import numpy as np
     from numpy.typing import NDArray
+
+Counts: TypeAlias = "NDArray[np.int64]"  # of uses, [layers with experts, experts]
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def even_hit_rate(slots: int, experts: int) -> float:
     return min(1.0, slots / experts)
 
 
-def counted_hit_rate(counts: "NDArray[np.int64]", slots: int) -> float:
+def counted_hit_rate(counts: Counts, slots: int) -> float:
     """The share of past uses, [layers with experts, experts], that would have been hits if the
     `slots` most used experts had been in memory all the time.
 

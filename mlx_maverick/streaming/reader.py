@@ -82,14 +82,14 @@ class Reader:
 
     def __init__(self, threads: int = THREADS):
         self._work = _Work.new()
-        started = [
+        self._threads = [
             threading.Thread(target=_serve, args=(self._work,), name="experts", daemon=True)
             for _ in range(threads)
         ]
-        for thread in started:
+        for thread in self._threads:
             thread.start()
         # Also at exit: no read may be under way while memory is taken down.
-        self._closing = weakref.finalize(self, _close, self._work, started)
+        self._closing = weakref.finalize(self, _close, self._work, self._threads)
 
     @property
     def nbytes(self) -> int:
@@ -109,23 +109,32 @@ class Reader:
         with work.changed:
             if work.closing:
                 _close_read(read)
+            elif not read.queue:
+                read.finished.set()
             else:
                 (work.urgent if urgent else work.later)[read] = None
                 work.changed.notify(len(read.queue))
         return read
 
-    def wait(self, read: Read) -> None:
-        """Until everything is read, now urgently. Raises what reading raised."""
+    def hurry(self, read: Read) -> None:
+        """Let a read come before what is not urgent, and after what is."""
         work = self._work
+        with work.changed:
+            if read in work.later:
+                del work.later[read]
+                work.urgent[read] = None
+
+    def wait(self, read: Read) -> None:
+        """Until everything is read, now urgently. Raises what reading raised, and Interrupted if
+        the read was given up."""
         if not read.finished.is_set():
-            with work.changed:
-                if read in work.later:
-                    del work.later[read]
-                    work.urgent[read] = None
+            self.hurry(read)
         read.finished.wait()
         try:
             if read.error is not None:
                 raise read.error
+            if read.given_up:
+                raise Interrupted("interrupted")
         finally:
             del read  # which the error's traceback would hold, in a circle
 
@@ -133,10 +142,15 @@ class Reader:
         """End a read, wherever it is; on return nothing is written any more."""
         work = self._work
         with work.changed:
-            read.given_up = not read.finished.is_set()
+            read.given_up |= not read.finished.is_set()
             work.drop(read)
             work.quiet.wait_for(lambda: not read.running)
             read.finished.set()
+
+    @property
+    def is_here(self) -> bool:
+        """Whether this is one of the threads, as may be where garbage is collected."""
+        return threading.current_thread() in self._threads
 
     def close(self) -> None:
         """Give everything up and end the threads."""
@@ -144,6 +158,10 @@ class Reader:
 
 
 def _close(work: _Work, threads: Sequence[threading.Thread]) -> None:
+    if threading.current_thread() in threads:
+        # Garbage was collected there, perhaps while it holds the lock.
+        threading.Thread(target=_close, args=(work, threads), name="closing").start()
+        return
     with work.changed:
         work.closing = True
         for read in (*work.urgent, *work.later):
@@ -151,8 +169,7 @@ def _close(work: _Work, threads: Sequence[threading.Thread]) -> None:
             _close_read(read)
         work.changed.notify_all()
     for thread in threads:
-        if thread is not threading.current_thread():
-            thread.join()
+        thread.join()
 
 
 def _close_read(read: Read) -> None:
@@ -162,7 +179,7 @@ def _close_read(read: Read) -> None:
 
 
 def _serve(work: _Work) -> None:
-    buffer = mmap.mmap(-1, mmap.PAGESIZE)  # begins on a page, as reads past the cache want it
+    buffer: mmap.mmap | None = None
     while True:
         with work.changed:
             work.changed.wait_for(lambda: work.urgent or work.later or work.closing)
@@ -197,14 +214,14 @@ def _serve(work: _Work) -> None:
         del piece, read, error  # not kept, with all their memory, until the next ones come
 
 
-def _read(piece: Piece, buffer: mmap.mmap) -> mmap.mmap:
+def _read(piece: Piece, buffer: mmap.mmap | None) -> mmap.mmap | None:
     """Read one piece; the thread's buffer for those that are not kept as they are."""
     if isinstance(piece.target, memoryview):
         piece.file.read(piece.offset, piece.target)
         piece.file.check()  # it may have waited for long
         return buffer
-    if len(buffer) < piece.nbytes:
-        buffer = mmap.mmap(-1, piece.nbytes)
+    if buffer is None or len(buffer) < piece.nbytes:
+        buffer = mmap.mmap(-1, piece.nbytes)  # begins on a page, as reads past the cache want it
     part = memoryview(buffer)[: piece.nbytes]
     piece.file.read(piece.offset, part)
     piece.file.check()

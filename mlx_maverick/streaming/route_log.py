@@ -5,11 +5,15 @@ that follow it, and `expected`: those that the layer before had expected, or nul
 """
 
 import json
+import logging
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TextIO
 
 from ..errors import MaverickError, UsageError
+
+log = logging.getLogger(__name__)
 
 
 class RouteLog:
@@ -24,7 +28,7 @@ class RouteLog:
             raise UsageError(
                 f"the route log {file} cannot be written ({e.strerror}); give another file"
             ) from None
-        weakref.finalize(self, self._out.close)
+        weakref.finalize(self, _close, self._out)
 
     def write(
         self, layer: int, position: int, experts: Sequence[int], expected: Sequence[int] | None
@@ -48,3 +52,10 @@ class RouteLog:
             f"the route log {self.file} cannot be written ({e.strerror}); make room, or load the "
             "model without it"
         )
+
+
+def _close(out: TextIO) -> None:
+    try:
+        out.close()
+    except OSError as e:  # said before, when it was written; and nobody listens now
+        log.warning("the route log is not complete (%s)", e.strerror)

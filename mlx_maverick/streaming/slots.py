@@ -10,6 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 NONE = -1
+# Of experts that a step has been through, fewer are not a choice: the least used of them may be
+# used more than most.
+FEW = 4
 
 
 class Slots:
@@ -36,19 +39,27 @@ class Slots:
         slots = self.slot_of[keys]
         self._used[slots[slots != NONE]] = step
 
-    def victim(self, pinned: Iterable[int] = ()) -> int:
+    def victim(self, pinned: Iterable[int] = (), passing: int | None = None) -> int:
         """The slot to fill next: an empty one, or the one whose expert has to go; NONE if all
-        are `pinned`."""
+        are `pinned`.
+
+        While one step, `passing`, goes through many experts of each layer in turn, what it has
+        been through goes before what it may still come to.
+        """
         used = self._used
-        if pinned := list(pinned):
-            used = used.copy()
-            used[pinned] = np.iinfo(np.int64).max
-            if len(set(pinned)) == len(used):
-                return NONE
-        oldest = np.flatnonzero(used == used.min())
-        if len(oldest) == 1 or self.key_of[oldest[0]] == NONE:
-            return int(oldest[0])
-        return int(oldest[np.argmin(self.uses[self.key_of[oldest]])])
+        free = np.ones(len(used), bool)
+        free[list(pinned)] = False
+        if not free.any():
+            return NONE
+        empty = free & (used == NONE)
+        behind = free & (used == passing)
+        if empty.any():
+            return int(empty.argmax())
+        if behind.sum() >= FEW:
+            candidates = np.flatnonzero(behind)
+        else:
+            candidates = np.flatnonzero(free & (used == used[free].min()))
+        return int(candidates[np.argmin(self.uses[self.key_of[candidates]])])
 
     def put(self, key: int, slot: int, step: int) -> None:
         """An expert takes a slot from whatever was in it. `step` is when it was last used; 0:

@@ -13,9 +13,10 @@ from pathlib import Path
 from time import monotonic
 
 from ..checkpoint import Checkpoint, Tensor
+from ..disk import BLOCK
 from ..errors import BadCheckpoint
 from ..names import TensorClass, canonical, tensor_class
-from .uncached import BLOCK, Uncached
+from .uncached import Uncached
 
 THREADS = 8
 PIECE = 4 << 20  # bytes of one read, as experts are read

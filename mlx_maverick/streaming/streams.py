@@ -3,6 +3,7 @@
 Knows nothing of how any of it computes.
 """
 
+import threading
 import weakref
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -78,14 +79,14 @@ class Streams:
         Raises BadCheckpoint for a file that cannot be opened.
         """
         files: dict[Path, Uncached] = {}
-        for bank in self.plan.banks:
-            for path in {part.tensor.file for places in bank.layers for part in places.parts}:
-                try:
-                    files[path] = Uncached.open(path, self.options.file_cache)
-                except OSError as e:
-                    raise BadCheckpoint(f"{path} cannot be opened ({e.strerror})") from None
         self._reader = Reader()
         weakref.finalize(self, _end, self._reader, files)
+        layers = [places for bank in self.plan.banks for places in bank.layers]
+        for path in {part.tensor.file for places in layers for part in places.parts}:
+            try:
+                files[path] = Uncached.open(path, self.options.file_cache)
+            except OSError as e:
+                raise BadCheckpoint(f"{path} cannot be opened ({e.strerror})") from None
         spare = SPARE if self.options.look_ahead else 0
         for bank in self.plan.banks:
             made = Bank(bank.layers, bank.slots, self.dtype, files, self._reader, spare)
@@ -134,6 +135,9 @@ class Streams:
 
 
 def _end(reader: Reader, files: dict[Path, Uncached]) -> None:
+    if reader.is_here:  # which cannot wait for itself
+        threading.Thread(target=_end, args=(reader, files), name="closing").start()
+        return
     reader.close()
     for file in files.values():
         file.close()

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
+from ..disk import BLOCK
+
 # <sys/fcntl.h> of macOS; Python has the first from 3.13 on, and on a Mac only.
 F_RDAHEAD = 45
 F_NOCACHE = 48
-BLOCK = 4096  # offset, length and address of what O_DIRECT reads: no disk asks for more
 
 Control = Callable[[int, int, int], object]
 

@@ -18,8 +18,8 @@ from mlx_maverick.cli.main import _parser, main
 from mlx_maverick.config import ModelConfig
 
 SIZES = [
-    "--hidden", "64", "--layers", "4", "--experts", "4", "--vocabulary", "512", "--chunk", "32",
-    "--vision-layers", "1", "--vision-hidden", "88",
+    "--hidden", "64", "--layers", "4", "--expert-count", "4", "--vocabulary", "512",
+    "--chunk", "32", "--vision-layers", "1", "--vision-hidden", "88",
 ]  # fmt: skip
 OURS, THEIRS, CAST = "mlx-maverick", "mlx-lm", "mlx-lm float32"
 
@@ -98,7 +98,7 @@ def test_a_synthetic_model_is_taken_again(kept: Path, capsys: pytest.CaptureFixt
     said = result(capsys, "--synthetic", str(kept), *SIZES, *alone)
     assert (said["prompt_tokens"], said["picture_tiles"]) == (8, 1)
     assert (kept / "model.safetensors").stat().st_mtime_ns == before
-    assert main(["bench", "--synthetic", str(kept), *SIZES, "--experts", "8"]) == 2
+    assert main(["bench", "--synthetic", str(kept), *SIZES, "--expert-count", "8"]) == 2
     assert "other sizes" in capsys.readouterr().err
 
 

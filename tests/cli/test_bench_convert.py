@@ -38,7 +38,7 @@ def test_the_table(maverick_mini: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 def test_errors(maverick_mini: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--convert", str(tmp_path)]) == 3
-    assert main(["bench", "--convert", "--experts", "1"]) == 2
+    assert main(["bench", "--convert", "--expert-count", "1"]) == 2
     capsys.readouterr()
     convert = ["bench", "--convert", str(maverick_mini)]
     assert main([*convert, "--against", "mlx-vlm"]) == 2
@@ -46,7 +46,7 @@ def test_errors(maverick_mini: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main([*convert, "--model", str(maverick_mini)]) == 2
     assert "leave out --model" in capsys.readouterr().err
     assert main([*convert, "--hidden", "128"]) == 2
-    assert "takes --experts alone" in capsys.readouterr().err
+    assert "takes --expert-count alone" in capsys.readouterr().err
 
 
 def test_a_program_that_fails_is_named(

@@ -174,20 +174,26 @@ def test_what_can_be_streamed(
     quantised: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Nothing is read but headers: the SSD's speed is assumed."""
-    assert main(["show", str(quantised), "--json"]) == 0
+    show = ["show", str(quantised), "--context", "128"]
+    assert main([*show, "--json"]) == 0
     need = json.loads(capsys.readouterr().out)["need"]
     assert (need["fits"], need["streamed"]) == (True, None)
     limit = need["total"] - 1
     monkeypatch.setattr(memory, "machine_limit", lambda: limit)
-    assert main(["show", str(quantised), "--json"]) == 0
+    assert main([*show, "--json"]) == 0
     need = json.loads(capsys.readouterr().out)["need"]
     assert (need["fits"], need["machine_limit"]) == (False, limit)
     assert need["streamed"]["memory"] == limit
     assert need["streamed"]["ssd_source"] == "assumed"
-    assert main(["show", str(quantised)]) == 0
+    # A byte too little for all, and what 128 tokens hold beside it where experts are streamed.
+    assert 0.5 < need["streamed"]["share"] < 1
+    assert main(show) == 0
     last = words(capsys.readouterr().out)[-1]
-    assert last.startswith("streamed: 100 % of its experts in ")
+    assert last.startswith(f"streamed: {need['streamed']['share'] * 100:.0f} % of its experts in ")
     assert "(5.0 GB/s, assumed)" in last
+    # A prompt of 8,192 tokens holds more than all of these few experts take.
+    assert main(["show", str(quantised), "--context", "8192", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["need"]["streamed"] is None
 
 
 def test_quantised_counts_weights_and_not_words(quantised: Path, maverick_mini: Path) -> None:

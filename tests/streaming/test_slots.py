@@ -101,3 +101,16 @@ def test_random_histories_against_a_plain_list(seed: int) -> None:
         assert [slots.find(key) for key in range(keys)] == [
             next((s for s, k in held.items() if k == key), NONE) for key in range(keys)
         ]
+
+
+def test_what_a_pass_has_been_through_goes_before_what_it_may_still_come_to() -> None:
+    """Else the experts of later layers would be thrown out just before they are wanted."""
+    slots = Slots(8, 20)
+    for key in range(8):
+        slots.put(key, slots.victim(), 1)
+    use(slots, 2, 0, 1, 2, rows=9)
+    assert slots.key_of[slots.victim(passing=2)] in range(3, 8)  # too few to choose from
+    use(slots, 2, 3, rows=5)
+    assert slots.key_of[slots.victim(passing=2)] == 3
+    assert slots.key_of[slots.victim({slots.find(3)}, passing=2)] in range(4, 8)
+    assert slots.key_of[slots.victim()] in range(4, 8)

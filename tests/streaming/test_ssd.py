@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from mlx_maverick.checkpoint import Checkpoint, read_header
+from mlx_maverick.disk import BLOCK
 from mlx_maverick.errors import BadCheckpoint, NotFound
 from mlx_maverick.streaming import ssd
-from mlx_maverick.streaming.uncached import BLOCK, Uncached
+from mlx_maverick.streaming.uncached import Uncached
 
 LAYER = "language_model.model.layers.1.feed_forward"
 EXPERTS = f"{LAYER}.experts.gate_proj.weight"

@@ -18,7 +18,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pytest
 
-from mlx_maverick.streaming.uncached import BLOCK, Changed, EndsEarly, Uncached
+from mlx_maverick.disk import BLOCK
+from mlx_maverick.streaming.uncached import Changed, EndsEarly, Uncached
 
 SIZE = 40 * BLOCK + 1234
 
