@@ -45,7 +45,7 @@ def load(
     quantized_kv_start: int = 0,
     max_kv_size: int | None = None,
     experts: str = "auto",
-    expert_memory: int | str | None = None,
+    expert_memory: float | str | None = None,
     look_ahead: bool = False,
     file_cache: bool = False,
     route_log: str | Path | None = None,

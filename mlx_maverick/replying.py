@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from . import engine, engine_thread, grammar
 from .choosing import Chooser
+from .errors import MaverickError
 from .events import Event, Finished, FinishReason, Likely, Token
 from .grammar import JsonSchema
 from .guard import Guard
@@ -103,8 +104,11 @@ def events(
             # On a thread that drops it another reply may be computed meanwhile.
             save = model.model.streams.save
             if engine_thread.is_here():
-                save()
-            else:
+                try:
+                    save()
+                except MaverickError as e:  # the reply is there all the same
+                    log.warning("what streaming noted is not kept: %s", e)
+            elif not engine_thread.ending():  # in a process that ends, what computes would abort
                 engine_thread.submit(save).add_done_callback(_told)
 
 

@@ -57,7 +57,8 @@ class Result:
             tokens = self.prompt_tokens + self.new_tokens
             rows.append(("experts", f"{e.slots} of {e.experts} in {gb(e.slab_bytes)}"))
             rows.append(("  hits", f"{e.hit_rate:.1%}"))
-            rows.append(("  read", f"{gb(e.bytes_read / tokens)} a token, {gb(e.bandwidth)}/s"))
+            each = f"{gb(e.bytes_read / tokens)} a token of prompt and answer"
+            rows.append(("  read", f"{each}, {gb(e.bandwidth)}/s"))
             rows.append(("  waited", f"{e.wait_seconds:.2f} s"))
         if self.picture_seconds is not None:
             rows.append(("picture", f"{self.picture_seconds:.3f} s ({self.picture_tiles} tiles)"))

@@ -161,6 +161,8 @@ def folder(
     its experts was used, if that is known."""
     budget, now = need.budget, min(machine.limit, available)
     fits = budget.total <= machine.limit
+    from_ssd = streamed_folder(need, machine, counts)
+    longest = need.with_slots(0) if from_ssd else budget  # what the context is reckoned with
     return Folder(
         name=name,
         context=budget.context,
@@ -172,8 +174,8 @@ def folder(
         available=available,
         fits=fits,
         fits_now=budget.total <= now,
-        longest=longest_context(budget, machine.limit),
-        longest_now=longest_context(budget, now),
+        longest=longest_context(longest, machine.limit),
+        longest_now=longest_context(longest, now),
         advice=None if fits else memory.advice(budget, machine.limit, machine.memory if mac else 0),
-        streamed=streamed_folder(need, machine, counts),
+        streamed=from_ssd,
     )

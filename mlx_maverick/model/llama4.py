@@ -73,7 +73,8 @@ class Llama4:
         weights.finish()
         self.nbytes, self.parameters = weights.nbytes, weights.parameters
         if streams:
-            streams.start(self.text)
+            layers = config.text.num_hidden_layers
+            streams.start(self.text, lambda: report(layers, layers))
             self.nbytes += streams.nbytes
             self.parameters += streams.parameters
 

@@ -12,7 +12,7 @@ import mlx.core as mx
 import numpy as np
 
 from ..errors import BadCheckpoint
-from ..model.experts import Experts
+from ..model.experts import Experts, Pause, go_on
 from ..model.linear import ExpertLinear, Matrix
 from .places import LayerPlaces, Projection
 from .plan import LEAST_SLOTS
@@ -39,9 +39,11 @@ class Bank:
         files: Files,
         reader: Reader,
         spare: int = 0,
+        pause: Pause = go_on,
     ):
         """`layers` of one form share `count` slots, with values in `dtype`. `files` has every
-        file that they are in. Of the slots so many are `spare`, to read ahead into."""
+        file that they are in. Of the slots so many are `spare`, to read ahead into. `pause` is
+        called between arrays."""
         self.layers, self.dtype = tuple(layers), dtype
         self.experts = layers[0].experts  # of a layer
         self.slots = Slots(min(count, self.experts * len(layers)), self.experts * len(layers))
@@ -51,7 +53,7 @@ class Bank:
             self._spare = frozenset(range(min(spare, self.slots.count - LEAST_SLOTS)))
         self._reads: dict[int, Read] = {}  # by slot; of those that may not be done
         self._users: dict[int, mx.array] = {}  # by slot: what is computed from it, if not done
-        made = [_projection(p, self.slots.count, dtype) for p in layers[0].projections]
+        made = [_projection(p, self.slots.count, dtype, pause) for p in layers[0].projections]
         self._slabs = [slab for slabs, _ in made for slab in slabs]
         gate, up, down = (linear for _, linear in made)
         self.matrices = Experts(gate, up, down)  # its experts are slots
@@ -233,10 +235,13 @@ class Bank:
 
 
 def _projection(
-    projection: Projection, count: int, dtype: mx.Dtype
+    projection: Projection, count: int, dtype: mx.Dtype, pause: Pause
 ) -> tuple[list[Slab], ExpertLinear]:
     """Memory for `count` experts' matrices, and what computes with it."""
-    slabs = [Slab.of(part, count, dtype, projection.quant is None) for part in projection.parts]
+    slabs = []
+    for part in projection.parts:
+        pause()
+        slabs.append(Slab.of(part, count, dtype, projection.quant is None))
     arrays: list[mx.array | None] = [slab.matrices for slab in slabs]
     arrays += [None] * (3 - len(arrays))
     weight, scales, biases = arrays

@@ -13,7 +13,10 @@ from ..errors import UsageError
 from ..files import given
 from ..units import GB
 
-_UNITS = {"gb": GB, "g": GB, "gib": 2**30, "mb": 10**6, "m": 10**6, "mib": 2**20}
+_UNITS = {
+    "": 1, "b": 1, "kb": 1000, "kib": 2**10, "mb": 10**6, "m": 10**6, "mib": 2**20,
+    "gb": GB, "g": GB, "gib": 2**30, "tb": 10**12, "tib": 2**40,
+}  # fmt: skip
 
 
 class Mode(StrEnum):
@@ -43,7 +46,10 @@ class ExpertOptions:
                 "a route log": self.route_log is not None,
             }
             if wrong := next((name for name, is_given in given.items() if is_given), None):
-                raise UsageError(f"{wrong} is about streamed experts, and these are resident")
+                raise UsageError(
+                    f"{wrong} is about streamed experts, and these are to be resident; leave out "
+                    "one of the two"
+                )
 
     @property
     def wants_streaming(self) -> bool:
@@ -55,7 +61,7 @@ class ExpertOptions:
     @staticmethod
     def of(
         mode: str = "auto",
-        memory: str | int | None = None,
+        memory: str | float | None = None,
         look_ahead: bool = False,
         file_cache: bool = False,
         route_log: str | Path | None = None,
@@ -76,17 +82,19 @@ class ExpertOptions:
         return {**asdict(self), "mode": str(self.mode), "route_log": log}
 
 
-def parse_bytes(memory: str | int | None) -> int | None:
+def parse_bytes(memory: str | float | None) -> int | None:
     """Bytes; None for "auto". Raises UsageError."""
     if memory is None or memory == "auto":
         return None
+    if isinstance(memory, float) and memory.is_integer():  # 90e9
+        memory = int(memory)
     if isinstance(memory, int) and not isinstance(memory, bool) and memory > 0:
         return memory
     if isinstance(memory, str):
         text = memory.strip().lower()
-        found = re.fullmatch(r"(\d{1,7}(?:\.\d{1,6})?)\s*([gm]i?b|[gm])", text, re.ASCII)
-        if found and float(found[1]) > 0:
-            return round(float(found[1]) * _UNITS[found[2]])
+        found = re.fullmatch(r"(\d{1,15}(?:\.\d{1,6})?)\s*([tgmk]?i?b|[gm]|)", text, re.ASCII)
+        if found and found[2] in _UNITS and (size := round(float(found[1]) * _UNITS[found[2]])):
+            return size
     raise UsageError(
         f"expert memory {memory!r} is not a size; give one such as 90GB (10^9), 84GiB, or auto"
     )

@@ -6,6 +6,7 @@ that follow it, and `expected`: those that the layer before had expected, or nul
 
 import json
 import logging
+import stat
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,14 +17,19 @@ from ..errors import MaverickError, UsageError
 log = logging.getLogger(__name__)
 
 
+BEGINNING = b'{"layer":'  # of every line
+
+
 class RouteLog:
-    """The file, which is written anew."""
+    """The file. What a log holds already stays, and is added to."""
 
     def __init__(self, file: Path):
-        """Raises UsageError if it cannot be written."""
+        """Raises UsageError if it cannot be written, or is something else than a log."""
         self.file = file
         try:
-            self._out = file.open("w", encoding="ascii")
+            if file.exists() and not _is_log(file):
+                raise UsageError(f"{file} is no route log, and is left alone; give another file")
+            self._out = file.open("a", encoding="ascii")
         except OSError as e:
             raise UsageError(
                 f"the route log {file} cannot be written ({e.strerror}); give another file"
@@ -52,6 +58,15 @@ class RouteLog:
             f"the route log {self.file} cannot be written ({e.strerror}); make room, or load the "
             "model without it"
         )
+
+
+def _is_log(file: Path) -> bool:
+    """Whether a file that is there is one, or empty; a device such as /dev/null will do."""
+    kind = file.stat().st_mode
+    if not stat.S_ISREG(kind):
+        return not stat.S_ISFIFO(kind)  # which would wait for a reader
+    with file.open("rb") as there:
+        return there.read(len(BEGINNING)) in (b"", BEGINNING)
 
 
 def _close(out: TextIO) -> None:

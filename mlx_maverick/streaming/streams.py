@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import BadCheckpoint
-from ..model.experts import MoE
+from ..model.experts import MoE, Pause
 from . import counts
 from .bank import Bank
 from .experts import StreamedExperts
@@ -73,8 +73,9 @@ class Streams:
             **vars(self.ledger.tally),
         )
 
-    def start(self, text: "TextModel") -> None:
-        """Open the files, take the memory, and begin to read what was used most before.
+    def start(self, text: "TextModel", pause: Pause) -> None:
+        """Open the files, take the memory, and begin to read what was used most before. `pause`
+        is called now and then, as memory may take a while, and may raise.
 
         Raises BadCheckpoint for a file that cannot be opened.
         """
@@ -89,7 +90,7 @@ class Streams:
                 raise BadCheckpoint(f"{path} cannot be opened ({e.strerror})") from None
         spare = SPARE if self.options.look_ahead else 0
         for bank in self.plan.banks:
-            made = Bank(bank.layers, bank.slots, self.dtype, files, self._reader, spare)
+            made = Bank(bank.layers, bank.slots, self.dtype, files, self._reader, spare, pause)
             self.banks.append(made)
             for i, places in enumerate(bank.layers):
                 self.layers[places.layer].place(made, i * made.experts)

@@ -155,9 +155,9 @@ def _chosen(model: Any, prompt: Any, new: int) -> dict[int, dict[int, int]]:
         (["--expert-memory", "lots"], "'lots' is not a size"),
         (["--expert-memory", "0GB"], "'0GB' is not a size"),
         (["--expert-memory", "-3GB"], "is not a size"),
-        (["--experts", "resident", "--expert-memory", "1GB"], "these are resident"),
-        (["--experts", "resident", "--look-ahead"], "these are resident"),
-        (["--experts", "resident", "--route-log", "x"], "these are resident"),
+        (["--experts", "resident", "--expert-memory", "1GB"], "these are to be resident"),
+        (["--experts", "resident", "--look-ahead"], "these are to be resident"),
+        (["--experts", "resident", "--route-log", "x"], "these are to be resident"),
         (["--route-log", "/no/such/folder/log"], "/no/such/folder/log cannot be written"),
     ],
 )
@@ -292,3 +292,20 @@ def test_the_client_speaks_of_experts(e4r4: Path, tmp_path: Path) -> None:
         assert step.stats.new_tokens == 3
     finally:
         client.close()
+
+
+@pytest.mark.parametrize("ending", ["", "reply.cancel()", "raise SystemExit(3)"])
+def test_a_script_that_ends_before_its_reply(e4r4: Path, ending: str) -> None:
+    """What is noted after a reply must not be computed while Python is taken down."""
+    script = (
+        "import sys\n"
+        "from mlx_maverick import load\n"
+        "reply = load(sys.argv[1], expert_memory='1MB').stream('hello', max_tokens=500)\n"
+        "for count, event in enumerate(reply):\n"
+        "    if count > 5:\n"
+        "        break\n"
+        f"{ending}\n"
+    )
+    command = [sys.executable, "-c", script, str(e4r4)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert (ended.returncode, ended.stderr) == (3 if "Exit" in ending else 0, "")

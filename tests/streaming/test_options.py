@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -120,3 +121,11 @@ def test_a_route_log_at_home(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_there_and_back_as_json(options: ExpertOptions) -> None:
     assert ExpertOptions.of(**json.loads(json.dumps(options.fields()))) == options
+
+
+@pytest.mark.parametrize(
+    ("given", "nbytes"),
+    [(90e9, 90 * 10**9), ("98.3 kB", 98300), ("1000000", 10**6), ("0.5TB", 5 * 10**11)],
+)
+def test_sizes_as_they_are_printed_and_as_python_has_them(given: Any, nbytes: int) -> None:
+    assert parse_bytes(given) == nbytes

@@ -1,6 +1,7 @@
 """The file of chosen experts: its lines, and what happens where it cannot be written."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,6 @@ from .full_disk import full_disk
 
 def test_lines(tmp_path: Path) -> None:
     file = tmp_path / "routes.jsonl"
-    file.write_text("of an earlier run\n" * 1000)
     log = RouteLog(file)
     log.write(1, 0, [3, 0, 3], None)
     log.write(3, 7, [15], [15, 2])
@@ -27,6 +27,29 @@ def test_lines(tmp_path: Path) -> None:
     log.write(1, 8, [4], None)
     log.flush()
     assert len(file.read_text().splitlines()) == 4
+
+
+def test_a_log_is_added_to(tmp_path: Path) -> None:
+    """A chat whose engine is started again opens it again."""
+    file = tmp_path / "routes.jsonl"
+    for position in range(2):
+        log = RouteLog(file)
+        log.write(1, position, [3], None)
+        log.flush()
+    assert [json.loads(line)["position"] for line in file.read_text().splitlines()] == [0, 1]
+
+
+def test_other_files_are_left_alone(tmp_path: Path) -> None:
+    """The model's own, above all."""
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(b"weights")
+    with pytest.raises(UsageError, match="no route log, and is left alone"):
+        RouteLog(file)
+    assert file.read_bytes() == b"weights"
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UsageError, match="no route log"):
+        RouteLog(tmp_path / "pipe")
+    RouteLog(Path(os.devnull)).write(1, 0, [1], None)
 
 
 @pytest.mark.parametrize("name", [".", "missing/routes", "file/routes"])
