@@ -104,7 +104,7 @@ def events(
             save = model.model.streams.save
             if engine_thread.is_here():
                 save()
-            else:
+            elif not engine_thread.ending():  # with the process; then nobody computes any more
                 engine_thread.submit(save).add_done_callback(_told)
 
 
