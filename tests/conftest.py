@@ -14,6 +14,12 @@ from mlx_maverick.prompt import Prompt
 from .golden import REFERENCE, Golden
 
 
+@pytest.fixture(autouse=True)
+def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing that the user of this machine has is read, or written to, by a test."""
+    monkeypatch.setenv("MLX_MAVERICK_HOME", str(tmp_path_factory.mktemp("home")))
+
+
 @pytest.fixture(scope="session")
 def maverick_mini() -> Path:
     return REFERENCE / "maverick-mini"

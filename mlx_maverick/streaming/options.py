@@ -14,7 +14,7 @@ from ..files import given
 from ..units import GB
 
 _UNITS = {
-    "": 1, "b": 1, "kb": 1000, "kib": 2**10, "mb": 10**6, "m": 10**6, "mib": 2**20,
+    "kb": 1000, "kib": 2**10, "mb": 10**6, "m": 10**6, "mib": 2**20,
     "gb": GB, "g": GB, "gib": 2**30, "tb": 10**12, "tib": 2**40,
 }  # fmt: skip
 
@@ -92,8 +92,8 @@ def parse_bytes(memory: str | float | None) -> int | None:
         return memory
     if isinstance(memory, str):
         text = memory.strip().lower()
-        found = re.fullmatch(r"(\d{1,15}(?:\.\d{1,6})?)\s*([tgmk]?i?b|[gm]|)", text, re.ASCII)
-        if found and found[2] in _UNITS and (size := round(float(found[1]) * _UNITS[found[2]])):
+        found = re.fullmatch(r"(\d{1,7}(?:\.\d{1,6})?)\s*([tgmk]i?b|[gm])", text, re.ASCII)
+        if found and (size := round(float(found[1]) * _UNITS[found[2]])):
             return size
     raise UsageError(
         f"expert memory {memory!r} is not a size; give one such as 90GB (10^9), 84GiB, or auto"

@@ -36,7 +36,7 @@ def test_sizes(said: str | int | None, bytes: int | None) -> None:
 @pytest.mark.parametrize(
     "said",
     [
-        "", "90", "GB", "-90GB", "0GB", "0", 0, -1, True, False, 1.5, "1e3GB", "90KB", "90TB",
+        "", "90", "GB", "-90GB", "0GB", "0", 0, -1, True, False, 1.5, "1e3GB", "90PB",
         "9gi", "90 G B", "٩٠GB", "90GB\n90GB", "inf GB", "nan GB", "12345678GB", "1,5GB",
         "Auto!", [], {}, b"90GB",
     ],
@@ -125,7 +125,7 @@ def test_there_and_back_as_json(options: ExpertOptions) -> None:
 
 @pytest.mark.parametrize(
     ("given", "nbytes"),
-    [(90e9, 90 * 10**9), ("98.3 kB", 98300), ("1000000", 10**6), ("0.5TB", 5 * 10**11)],
+    [(90e9, 90 * 10**9), ("98.3 kB", 98300), ("0.5TB", 5 * 10**11)],
 )
 def test_sizes_as_they_are_printed_and_as_python_has_them(given: Any, nbytes: int) -> None:
     assert parse_bytes(given) == nbytes
