@@ -125,11 +125,11 @@ def test_interrupted_while_loading_leaves_no_cache(
         "import os, signal\n"
         "from mlx_maverick import loading\n"
         "load_model = loading.load_model\n"
-        "def load(folder, dtype, report):\n"
+        "def load(folder, dtype, report, *rest):\n"
         "    def told(done, layers):\n"
         f"        if done >= {layer}: os.kill(os.getpid(), signal.SIGINT)\n"
         "        report(done, layers)\n"
-        "    return load_model(folder, dtype, told)\n"
+        "    return load_model(folder, dtype, told, *rest)\n"
         "loading.load_model = load\n"
     )
     done = subprocess.run(
