@@ -20,7 +20,7 @@ from .synthetic import (
     experts,
     held,
 )
-from .test_bank import folders, hashes, packed, read, reader, small_pieces  # noqa: F401
+from .test_bank import PACKED, folders, hashes, packed, read, reader, small_pieces  # noqa: F401
 
 NONE_PINNED: frozenset[int] = frozenset()
 
