@@ -55,7 +55,7 @@ def test_what_load_says_of_experts() -> None:
         load({"mode": "disk"})
     with pytest.raises(UsageError, match="look_ahead 'yes'"):
         load({"look_ahead": "yes"})
-    with pytest.raises(UsageError, match="these are resident"):
+    with pytest.raises(UsageError, match="these are to be resident"):
         load({"mode": "resident", "memory": 5})
     with pytest.raises(UsageError, match="load: experts is an object"):
         load("stream")

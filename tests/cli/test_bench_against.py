@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from mlx_maverick.checkpoint import Checkpoint
-from mlx_maverick.cli.bench_against import AGAINST, rows
+from mlx_maverick.cli.bench_against import AGAINST, STREAMED, rows
 from mlx_maverick.cli.bench_subject import Figure
 from mlx_maverick.cli.bench_synthetic import geometry
 from mlx_maverick.cli.main import _parser, main
@@ -211,9 +211,9 @@ COMMANDS = re.findall(
 def test_the_commands_of_the_documented_tables(command: str) -> None:
     """They are ones that this version takes."""
     args = _parser("bench").parse_args(shlex.split(command))
-    assert args.against in AGAINST
-    assert geometry(args).config.text.num_local_experts in (4, 128)
+    assert all(other in (*AGAINST, *STREAMED) for other in args.against.split(","))
+    assert geometry(args).config.text.num_local_experts == (args.expert_count or 128)
 
 
 def test_there_are_such_commands() -> None:
-    assert len(COMMANDS) == 11
+    assert len(COMMANDS) == 13
