@@ -49,7 +49,7 @@ def events(
 ) -> Iterator[Event]:
     """The events of the reply to `prompt`."""
     sampling = request.sampling
-    text = TextStream(model.prompt.detokenizer(), sampling.stop)
+    text = TextStream(model.prompt.detokenizer(), sampling.stop, prompt.begun)
     calls = Watch(request.tools) if request.tools else None
     chooser = Chooser(
         sampling,
