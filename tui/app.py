@@ -1,15 +1,17 @@
-"""The chat as an app: the screen, quitting, copying.
+"""The chat as an app: its screens, commands and keys, quitting, copying.
 
-Knows nothing of messages and models.
+Knows nothing of messages.
 """
 
 import asyncio
 import signal
 import threading
+from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
-from textual.app import App
+from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
+from textual.screen import Screen
 
 from ..errors import Interrupted, MaverickError
 from .clipboard import has_pasteboard, pbcopy
@@ -24,17 +26,23 @@ class ChatApp(App[None]):
 
     CSS_PATH = "maverick.tcss"
     TITLE = "mlx-maverick"
-    ENABLE_COMMAND_PALETTE = False
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("ctrl+q", "quit", "Quit", priority=True),
+        Binding("ctrl+q", "quit", "Quit", id="quit", priority=True),
         # Priority: the editor and the screen bind it too, for copying alone.
         Binding("ctrl+c", "copy_or_quit", "Copy what is selected, or quit", priority=True),
     ]
 
-    def __init__(self, controller: Controller, pictures: tuple[Picture, ...] = ()):
+    def __init__(
+        self,
+        controller: Controller,
+        pictures: tuple[Picture, ...] = (),
+        keymap: Mapping[str, str] | None = None,
+    ):
+        """`keymap`: keys by binding id, in place of those that are built in."""
         super().__init__()
         self._chat = ChatScreen(controller, pictures)
         self._signal: MaverickError | None = None
+        self._keys = dict(keymap or {})
 
     @property
     def failure(self) -> MaverickError | None:
@@ -44,10 +52,10 @@ class ChatApp(App[None]):
         return self._chat
 
     def on_mount(self) -> None:
+        self.set_keymap(self._keys)
         if threading.current_thread() is threading.main_thread():
             # An exception out of a signal handler would leave the terminal as it is.
             asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._terminated)
-
     def _terminated(self) -> None:
         self._signal = Interrupted("terminated")
         self.exit(return_code=self._signal.exit_code)
