@@ -6,12 +6,11 @@ Knows nothing of messages.
 import asyncio
 import signal
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import ClassVar
 
-from textual.app import App, SystemCommand
+from textual.app import App
 from textual.binding import Binding, BindingType
-from textual.screen import Screen
 
 from ..errors import Interrupted, MaverickError
 from .clipboard import has_pasteboard, pbcopy
@@ -56,6 +55,7 @@ class ChatApp(App[None]):
         if threading.current_thread() is threading.main_thread():
             # An exception out of a signal handler would leave the terminal as it is.
             asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._terminated)
+
     def _terminated(self) -> None:
         self._signal = Interrupted("terminated")
         self.exit(return_code=self._signal.exit_code)

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 LIVE_SECONDS = 0.25  # the status line changes at most four times a second
 PRESSURE_SECONDS = 1.0
-HISTORY = 20  # readings of the pressure that are remembered
 BROKEN_OFF = "broken off"
 
 
@@ -299,19 +298,14 @@ class Controller:
     def _read(self, done: int, total: int) -> None:
         assert self._answer is not None
         self._answer.read(done, total, self._clock())
-        self.live = replace(
-            self.live, prefilled=done, prompt=total, context_used=done,
-            prefill_tps=self._answer.prefill_tps, eta=self._answer.eta,
-        )  # fmt: skip
+        self.live = replace(self.live, prefilled=done, prompt=total, context_used=done)
 
     def _text(self, event: Text) -> None:
         answer = self._answer
         assert answer is not None
         answer.add(event.text, event.ids, self._clock())
-        self.live = replace(
-            self.live, prefilled=self.live.prompt, context_used=self.live.prompt + answer.tokens,
-            tps=answer.tps, tps_average=answer.average,
-        )  # fmt: skip
+        used = self.live.prompt + answer.tokens
+        self.live = replace(self.live, prefilled=self.live.prompt, context_used=used)
 
     def _finished(self, finished: Finished) -> None:
         answer, stats, note = self._answer, finished.stats, ""
@@ -434,6 +428,8 @@ class Controller:
         if self._read_memory is not None and now >= self._pressure_due:
             self._pressure_due = now + PRESSURE_SECONDS
             self._look(self._read_memory)
+        if self._answer is not None:
+            self.live = replace(self.live, **_speeds(self._answer, now))
         if self.live.unsaved != self.keeper.unsaved:
             self.live = replace(self.live, unsaved=self.keeper.unsaved)
         self._live_due = now + LIVE_SECONDS
@@ -443,10 +439,19 @@ class Controller:
         try:
             pressure = read_memory().pressure
         except (MaverickError, OSError):
-            self.live = replace(self.live, pressure="unknown")
+            self.live = self.live.pressed("unknown")
             return
-        history = (*self.live.history, int(pressure))[-HISTORY:]
-        self.live = replace(self.live, pressure=pressure.name.lower(), history=history)
+        self.live = self.live.pressed(pressure.name.lower())
+
+
+def _speeds(answer: Answer, now: float) -> dict[str, float]:
+    said = {}
+    if answer.reading is not None:
+        said = {"prefill_tps": answer.reading.average}
+        said["eta"] = answer.reading.left(now, answer.prompt)
+    if answer.writing is not None:
+        said |= {"tps": answer.writing.recent(now), "tps_average": answer.writing.average}
+    return said
 
 
 _NO_SPEED: dict[str, Any] = {"tps": 0.0, "tps_average": 0.0, "prefill_tps": 0.0, "eta": 0.0}

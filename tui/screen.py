@@ -340,4 +340,4 @@ def _remark(reply: Node) -> str:
 
 def _shortened(draft: Draft) -> str:
     text = " ".join(draft.text.split()) or f"{len(draft.pictures)} pictures"
-    return text if len(text) <= WAITING_SHOWN else f"{text[:WAITING_SHOWN - 1]}…"
+    return text if len(text) <= WAITING_SHOWN else f"{text[: WAITING_SHOWN - 1]}…"

@@ -1,6 +1,7 @@
 """A fake worker, and the chat with it."""
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -19,10 +20,11 @@ from mlx_maverick.sampling import Sampling
 from mlx_maverick.streaming.options import ExpertOptions
 from mlx_maverick.tui.app import ChatApp
 from mlx_maverick.tui.composer import Composer
-from mlx_maverick.tui.controller import Controller, Options
+from mlx_maverick.tui.controller import Controller
 from mlx_maverick.tui.conversation import Picture
 from mlx_maverick.tui.message import Bubble
 from mlx_maverick.tui.screen import ChatScreen
+from mlx_maverick.tui.settings.settings import Settings
 from mlx_maverick.tui.status import Status
 from mlx_maverick.tui.transcript import Transcript
 from mlx_maverick.tui.tray import Tray
@@ -39,6 +41,8 @@ class FakeEngine:
         self.asked: list[tuple[list[dict[str, Any]], Sampling]] = []
         self.cancelled: list[int] = []
         self.closed = False
+        self.ending = threading.Event()  # not set: it is not over
+        self.ending.set()
 
     def load(
         self,
@@ -57,6 +61,7 @@ class FakeEngine:
         self.cancelled.append(id)
 
     def close(self) -> bool:
+        assert self.ending.wait(SECONDS)
         self.closed = True
         return True
 
@@ -67,7 +72,7 @@ class FakeEngine:
         return len(self.asked)
 
     def loaded(self, vision: bool = True, context: int = 1000) -> None:
-        self.deliver(Loaded("fake", 5_000_000, 20_000_000, context, vision))
+        self.deliver(Loaded("fake", 5_000_000, 20_000_000, context, vision, 10**9))
         self.deliver(Memory(21_000_000, 0, 0, 0))
 
     def prefill(self, done: int, total: int) -> None:
@@ -189,7 +194,7 @@ def open_chat() -> Open:
             engines.append(FakeEngine(deliver))
             return engines[-1]
 
-        controller = Controller(connect, Options("folder", **options), reading)
+        controller = Controller(connect, Settings("folder", **options), read_memory=reading)
         controller.start()
         app = ChatApp(controller, pictures)
         async with app.run_test(size=size) as pilot:
