@@ -5,13 +5,28 @@ Knows nothing of widgets, and loads neither MLX (the worker does) nor, before `r
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
 
-from ..errors import UsageError
+from ..errors import MaverickError, NotFound, UsageError
 from . import options
+
+if TYPE_CHECKING:
+    from ..tui.store import Store
+
+# What is said of one of these is said of the model.
+LOADING = ("model", "context")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_model(parser)
+    group = parser.add_argument_group("chats, which are kept")
+    which = group.add_mutually_exclusive_group()
+    which.add_argument(
+        "--continue", dest="go_on", action="store_true", help="go on with the latest one"
+    )
+    which.add_argument(
+        "--resume", type=options.whole(1), metavar="ID", help="go on with this one"
+    )
     options.add_kv(parser)
     options.add_experts(parser)
     options.add_message(parser)
@@ -26,37 +41,24 @@ def run(args: argparse.Namespace) -> int:
             "chat needs a terminal for input, output and errors; in a script or a pipe use "
             "'mlx-maverick generate'"
         )
-    model, sampling = options.required_model(args), options.sampling(args)
-    kv, experts = options.kv(args), options.experts(args)
-    check_model(model)
-
     from ..client import Client
-    from ..memory import read
+    from ..pressure import read
     from ..tui.app import ChatApp
-    from ..tui.controller import Controller, Options
+    from ..tui.controller import Controller
+    from ..tui.keeper import Keeper
     from ..tui.pictures import look
+    from ..tui.settings.file import config_file
+    from ..tui.settings.preferences import Preferences
+    from ..tui.settings.settings import NAMES, Settings, stored_place
+    from ..tui.store import Store
 
     pictures = tuple(look(path) for path in args.image)
-    settings = Options(model, args.context, args.system, sampling, kv, experts)
-    controller = Controller(Client, settings, read)
-    app = ChatApp(controller, pictures)
-    try:
-        controller.start()  # loads while the screen opens
-        app.run()
-    finally:
-        if not controller.close():
-            print("mlx-maverick: the model is busy and ends by itself soon", file=sys.stderr)
-    if app.failure is not None:
-        raise app.failure
-    return app.return_code or 0
-
-
-def check_model(model: str) -> None:
-    """Raises what is wrong with a model that can be told without reading its weights."""
-    from .. import hub
-    from ..checkpoint import Checkpoint
-    from ..config import ModelConfig
-
-    folder = hub.resolve(model)
-    ModelConfig.from_folder(folder)
-    Checkpoint.open(folder)
+    preferences = Preferences.read(config_file())
+    said = options.given(args, NAMES)
+    store, trouble = _store()
+    chat = _wanted(args, store, trouble)
+    kept = {} if chat is None or store is None else stored_place(store.load(chat).settings)
+    settings = Settings.merged(said, kept, preferences.place())
+    if settings.model is None and store is not None:
+        settings = settings.with_model(store.latest_model())
+    return 0
