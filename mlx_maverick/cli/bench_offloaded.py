@@ -119,11 +119,11 @@ class _Pages:
 
     def bytes(self, part: Part, expert: int) -> memoryview:
         """What the file holds of one expert."""
-        start = part.tensor.offset + expert * part.nbytes
+        start = part.offset(expert)
         return memoryview(self._file(part))[start : start + part.nbytes]
 
     def _forget(self, part: Part, expert: int) -> None:
-        start = part.tensor.offset + expert * part.nbytes
+        start = part.offset(expert)
         # Whole pages of it alone.
         first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
         last = (start + part.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE

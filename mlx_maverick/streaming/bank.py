@@ -216,7 +216,7 @@ class Bank:
                 raise self._unreadable(key, path.name, e) from None
         pieces: list[Piece] = []
         for slab, part in zip(self._slabs, places.parts, strict=True):
-            file, start = self._files[part.tensor.file], part.tensor.offset + expert * part.nbytes
+            file, start = self._files[part.tensor.file], part.offset(expert)
             pieces += [
                 Piece(file, start + at, nbytes, target)
                 for at, nbytes, target in slab.targets(slot, PIECE)
