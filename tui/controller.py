@@ -343,9 +343,10 @@ class Controller:
         self._break_off(None)
         self._link.end()
         self.model = None
+        loading = self.phase is Phase.LOADING
         self._set(phase=Phase.ENDED, model=0, kv=0, **_NO_SPEED)
         self._return_queue()
-        self._post(happened.ModelFailed(error))
+        self._post(happened.ModelFailed(error, loading))
 
     def _break_off(self, error: MaverickError | None) -> None:
         if self._answer is not None:

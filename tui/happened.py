@@ -32,6 +32,7 @@ class ModelFailed(Message):
     """There is no model: it could not be loaded, or its process ended."""
 
     error: MaverickError
+    loading: bool  # it never answered
 
 
 class LoadingStopped(Message):

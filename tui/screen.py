@@ -3,9 +3,10 @@
 Knows nothing of the worker's protocol: the controller says what happened, this shows it.
 """
 
+import asyncio
 import re
 from itertools import takewhile
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from textual import on
 from textual.app import ComposeResult
@@ -19,9 +20,12 @@ from ..cli.terminal import printable
 from ..errors import MaverickError
 from ..units import gb
 from . import happened
+from .clipboard import has_pasteboard
+from .clipboard import picture as clipboard_picture
 from .composer import Composer
 from .controller import Controller
-from .conversation import Draft, Node, Picture
+from .conversation import Draft, Node
+from .dialogs import Dialogs
 from .history import History
 from .live import Live, Phase
 from .message import Entry, Notice, Reply, Said
@@ -29,6 +33,10 @@ from .pictures import look, typed
 from .status import Status
 from .transcript import Transcript
 from .tray import Tray
+from .usable import tiling
+
+if TYPE_CHECKING:
+    from .app import Start
 
 DRAIN_SECONDS = 1 / 20
 IMAGE = "/image"
@@ -52,19 +60,23 @@ class ChatScreen(Screen[None]):
         Binding("ctrl+b", "go_on", "Go on with a cut reply", id="go_on"),
         Binding("ctrl+o", "copy_reply", "Copy the last reply", id="copy_reply"),
         Binding("ctrl+n", "new_chat", "New chat", id="new_chat"),
+        Binding("ctrl+l", "chats", "Earlier chats", id="chats"),
+        Binding("ctrl+t", "settings", "Settings", id="settings"),
+        Binding("f3", "models", "Another model", id="models"),
         Binding("ctrl+r", "restart", "Load the model again", id="again"),
         Binding("ctrl+home", "first", "First message", id="first", priority=True),
         Binding("ctrl+end", "last", "Last message", id="last", priority=True),
     ]
 
-    def __init__(self, controller: Controller, pictures: tuple[Picture, ...] = ()):
+    def __init__(self, controller: Controller, start: "Start"):
         super().__init__()
         self.controller = controller
         self.failure: MaverickError | None = None  # why there is no model
-        self._given = pictures
+        self._start = start
         self._timer: Timer | None = None
         self._editing: Node | None = None  # the question that is asked in other words
         self._history = History()
+        self._dialogs = Dialogs(self, controller, start.models)
 
     @property
     def draining(self) -> bool:
@@ -86,11 +98,16 @@ class ChatScreen(Screen[None]):
         self._composer.focus()
         self._say("#waiting", "")
         self.tell("")
-        await self._tray.show(self._given)
+        self._tray.thumbnails = self._start.thumbnails
+        await self._tray.show(self._start.pictures)
         self._show_live(self.controller.live)
         if self.controller.conversation:
             await self._show_path()
+        if self._start.notes:
+            await self._transcript.add(*map(Notice, self._start.notes))
         self.controller.bind(self.post_message)
+        if self.controller.settings.model is None:
+            self._dialogs.models()
 
     def on_unmount(self) -> None:
         self.controller.bind(None)
@@ -120,6 +137,7 @@ class ChatScreen(Screen[None]):
         model = message.model
         self.failure = None
         self.tell("")
+        self._tray.tiling = tiling(self.controller.settings.model)
         sees = (
             f"Type {IMAGE} PATH or drag a picture in." if model.vision else "It sees no pictures."
         )
@@ -135,11 +153,10 @@ class ChatScreen(Screen[None]):
     @on(happened.ModelFailed)
     async def _failed(self, message: happened.ModelFailed) -> None:
         self.failure = message.error
-        if not self._transcript.entries and self._draft() == Draft("", self._given):
-            self.app.exit(return_code=message.error.exit_code)  # nothing here to lose
-            return
         text = f"{message.error}\nNothing typed is lost. ctrl+r loads the model again."
         await self._transcript.add(Notice(text, error=True))
+        if message.loading:
+            self._dialogs.trouble(message.error)
 
     @on(happened.LoadingStopped)
     async def _stopped(self) -> None:
@@ -222,7 +239,22 @@ class ChatScreen(Screen[None]):
 
     @on(Composer.Pasted)
     def _pasted(self) -> None:
-        self._composer.paste_text()
+        if has_pasteboard():
+            self.run_worker(self._paste_picture(), exclusive=True, group="paste")
+        else:
+            self._composer.paste_text()
+
+    async def _paste_picture(self) -> None:
+        """A picture from the Mac's clipboard, or else what was copied here."""
+        try:
+            path = await asyncio.to_thread(clipboard_picture, self.controller.keeper.pasted)
+        except MaverickError as e:
+            self.tell(str(e))
+            return
+        if path is None:
+            self._composer.paste_text()
+        else:
+            await self._add_picture(path)
 
     @on(Composer.Emptied)
     async def _emptied(self) -> None:
@@ -255,6 +287,15 @@ class ChatScreen(Screen[None]):
 
     def action_new_chat(self) -> None:
         self.tell(self.controller.new_chat())
+
+    def action_chats(self) -> None:
+        self._dialogs.chats()
+
+    def action_settings(self) -> None:
+        self._dialogs.settings()
+
+    def action_models(self) -> None:
+        self._dialogs.models()
 
     def action_copy_reply(self) -> None:
         if (reply := self._transcript.last_reply()) is not None:

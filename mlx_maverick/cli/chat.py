@@ -13,19 +13,17 @@ from . import options
 if TYPE_CHECKING:
     from ..tui.store import Store
 
-# What is said of one of these is said of the model.
-LOADING = ("model", "context")
+REMEMBERED = 10  # models used before, to choose from
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_model(parser)
-    group = parser.add_argument_group("chats, which are kept")
-    which = group.add_mutually_exclusive_group()
+    which = parser.add_mutually_exclusive_group()
     which.add_argument(
-        "--continue", dest="go_on", action="store_true", help="go on with the latest one"
+        "--continue", dest="latest", action="store_true", help="go on with the latest chat"
     )
     which.add_argument(
-        "--resume", type=options.whole(1), metavar="ID", help="go on with this one"
+        "--resume", type=options.whole(1), metavar="ID", help="go on with this chat (ctrl+l there)"
     )
     options.add_kv(parser)
     options.add_experts(parser)
@@ -43,22 +41,79 @@ def run(args: argparse.Namespace) -> int:
         )
     from ..client import Client
     from ..pressure import read
-    from ..tui.app import ChatApp
+    from ..tui.app import KNOWN_KEYS, ChatApp, Start
     from ..tui.controller import Controller
     from ..tui.keeper import Keeper
     from ..tui.pictures import look
     from ..tui.settings.file import config_file
-    from ..tui.settings.preferences import Preferences
+    from ..tui.settings.keys import keymap
+    from ..tui.settings.preferences import Preferences, remember_theme
     from ..tui.settings.settings import NAMES, Settings, stored_place
-    from ..tui.store import Store
+    from ..tui.usable import check
 
     pictures = tuple(look(path) for path in args.image)
-    preferences = Preferences.read(config_file())
+    config = config_file()
+    preferences = Preferences.read(config)
+    store, notes = _store()
+    chat = _chat(args, store)
+    kept = stored_place(store.load(chat).settings) if store and chat else {}
+    models = _models(store)
     said = options.given(args, NAMES)
-    store, trouble = _store()
-    chat = _wanted(args, store, trouble)
-    kept = {} if chat is None or store is None else stored_place(store.load(chat).settings)
-    settings = Settings.merged(said, kept, preferences.place())
-    if settings.model is None and store is not None:
-        settings = settings.with_model(store.latest_model())
-    return 0
+    last = {"model": models[0]} if models else {}
+    settings = Settings.merged(said, kept, preferences.place(), last)
+    if settings.model is not None:
+        try:
+            check(settings.model)
+        except MaverickError as e:
+            if "model" in said:
+                raise
+            notes.append(f"{settings.model} cannot be used: {e}")
+            settings = settings.with_model(None)
+    start = Start(
+        pictures=pictures,
+        notes=tuple(notes),
+        models=models,
+        keymap=keymap(preferences.keys, *KNOWN_KEYS),
+        theme=preferences.theme,
+        thumbnails=preferences.thumbnails,
+        remember_theme=lambda name: remember_theme(config, name),
+    )
+    controller = Controller(Client, settings, Keeper(store), read)
+    if chat:
+        controller.open_chat(chat)
+    app = ChatApp(controller, start)
+    try:
+        controller.start()  # loads while the screen opens
+        app.run()
+    finally:
+        if not controller.close():
+            print("mlx-maverick: the model is busy and ends by itself soon", file=sys.stderr)
+    if app.failure is not None:
+        raise app.failure
+    return app.return_code or 0
+
+
+def _store() -> "tuple[Store | None, list[str]]":
+    """Where chats are kept; or None, and why they are not."""
+    from ..tui.store import Store, StoreError
+
+    try:
+        return Store.open(), []
+    except (StoreError, OSError) as e:
+        return None, [f"Chats are not kept: {e}"]
+
+
+def _chat(args: argparse.Namespace, store: "Store | None") -> int | None:
+    """The one to go on with. Raises NotFound if there is none."""
+    if not args.latest and args.resume is None:
+        return None
+    chat = None if store is None else args.resume or store.latest()
+    if chat is None:
+        raise NotFound("there is no chat to go on with; start one with 'mlx-maverick chat'")
+    return int(chat)
+
+
+def _models(store: "Store | None") -> tuple[str, ...]:
+    """Those that chats were had with, the latest first."""
+    rows = store.chats(limit=100) if store else []
+    return tuple(dict.fromkeys(row.model for row in rows if row.model))[:REMEMBERED]
