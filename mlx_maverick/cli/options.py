@@ -108,7 +108,11 @@ def add_experts(parser: argparse.ArgumentParser) -> None:
 def experts(args: argparse.Namespace) -> ExpertOptions:
     """Raises UsageError for options that make no sense."""
     return ExpertOptions.of(
-        args.experts or str(Mode.AUTO), args.expert_memory, args.look_ahead, args.file_cache, args.route_log
+        args.experts or str(Mode.AUTO),
+        args.expert_memory,
+        args.look_ahead,
+        args.file_cache,
+        args.route_log,
     )
 
 
@@ -141,8 +145,7 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
         "--temp",
         type=float,
         metavar="T",
-        help="temperature; 0 always takes the likeliest token (default: "
-        f"{default.temperature})",
+        help=f"temperature; 0 always takes the likeliest token (default: {default.temperature})",
     )
     group.add_argument("--top-p", type=float, metavar="P", help=f"default: {default.top_p}")
     group.add_argument("--min-p", type=float, metavar="P", help=f"default: {default.min_p}")
@@ -156,9 +159,7 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
         ("presence-penalty", default.presence_penalty, "0 for none"),
         ("frequency-penalty", default.frequency_penalty, "0 for none"),
     ):
-        group.add_argument(
-            f"--{name}", type=float, metavar="X", help=f"{help} (default: {value})"
-        )
+        group.add_argument(f"--{name}", type=float, metavar="X", help=f"{help} (default: {value})")
     group.add_argument("--seed", type=int, metavar="N", help="equal seeds give equal answers")
     group.add_argument(
         "--stop",
