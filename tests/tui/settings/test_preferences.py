@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_maverick.errors import MaverickError, UsageError
@@ -187,6 +187,7 @@ changes = st.fixed_dictionaries({}, optional={
 })  # fmt: skip
 
 
+@settings(deadline=None)  # it waits for the disk
 @given(files(), changes)
 def test_comments_survive_any_change(
     tmp_path_factory: pytest.TempPathFactory, text: str, wanted: dict[str, Any]
@@ -227,6 +228,16 @@ def test_the_default_of_new_chats_becomes_what_was_chosen(path: Path) -> None:
     later = Settings.merged(Preferences.read(path).place())
     assert later == Settings("m", RECOMMENDED, None, KVOptions(4), sampling=Sampling(0.3))
     assert Preferences.read(path).changes(chosen) == {}
+
+
+def test_a_model_is_found_from_anywhere_later(
+    tmp_path: Path, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "owner" / "m").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    for model, kept in (("owner/m", str(tmp_path / "owner/m")), ("owner/n", "owner/n"),
+                        ("~/m", "~/m"), ("a\0b", "a\0b")):  # fmt: skip
+        assert Preferences().changes(Settings(model))["model"] == kept
 
 
 def test_a_prompt_reads_in_the_file_as_it_is(path: Path) -> None:
