@@ -93,7 +93,7 @@ def _take_away(document: TOMLDocument, key: str) -> None:
 def _with_line(text: str, line: str) -> str:
     """With one more key: below the last one that is in no table. tomlkit would put it below the
     comment above the first table, which is about the table."""
-    lines = re.split(r"(?<=\n)", text)
+    lines = list(filter(None, re.split(r"(?<=\n)", text)))
     last = 0  # lines up to the last key outside tables
     first_table = len(lines)
     for n, above in enumerate(lines, 1):

@@ -7,7 +7,7 @@ and ctrl+m, tab and ctrl+i.
 from collections.abc import Iterable, Mapping
 
 from textual.binding import Binding, BindingType
-from textual.keys import KEY_ALIASES, Keys, key_to_character
+from textual.keys import KEY_ALIASES, REPLACED_KEYS, Keys, key_to_character
 
 from ...errors import UsageError
 from .preferences import choose
@@ -98,5 +98,5 @@ def _parse(id: str, written: str) -> str:
 
 def _character(name: str) -> bool:
     """Whether it is Textual's name of something that is typed: slash, space."""
-    character = key_to_character(name) or ""
+    character = key_to_character(REPLACED_KEYS.get(name, name)) or ""
     return len(name) > 1 and character.isascii() and character.isprintable() and bool(character)

@@ -70,6 +70,7 @@ class Preferences:
         """What to `save` so that `settings` are those of new chats, as far as a file says
         them."""
         now, wanted = Settings.merged(self.place()).as_dict(), settings.as_dict()
+        wanted["model"] = _from_anywhere(settings.model)
         return {name: wanted[name] for name in SETTINGS if now[name] != wanted[name]}
 
 
@@ -108,6 +109,16 @@ def choose(wrong: str, known: Collection[str]) -> str:
     near = get_close_matches(wrong, known, 1)
     guess = f"did you mean {near[0]}? " if near else ""
     return f"{guess}There are {', '.join(known)}"
+
+
+def _from_anywhere(model: str | None) -> str | None:
+    """A model's folder that is given from where the chat was started, as seen from anywhere."""
+    if model is None or model.startswith("~"):
+        return model
+    try:
+        return str(Path(model).absolute()) if Path(model).is_dir() else model
+    except (OSError, ValueError):  # no name that a folder could have
+        return model
 
 
 KEYS = tuple(f.name for f in fields(Preferences))

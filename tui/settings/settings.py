@@ -85,8 +85,8 @@ class Settings:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON, and for a place of `merged`. All but the route log, which is of one run:
-        a chat that is gone on with would overwrite it."""
+        """For JSON; `stored_place` makes a place of it again. All but the route log, which is of
+        one run: a chat that is gone on with would overwrite it."""
         sampling = {name: getattr(self.sampling, name) for name in SAMPLING}
         sampling["stop"] = list(self.sampling.stop)
         sampling["logit_bias"] = {str(id): b for id, b in self.sampling.logit_bias.items()}
