@@ -113,10 +113,9 @@ class _Search:
         from huggingface_hub.constants import HF_HUB_CACHE
 
         for folder in self.inside(Path(HF_HUB_CACHE)):
-            kind, *parts = folder.name.split("--")
-            # A name may hold two dashes itself; an owner may not.
-            repo = "/".join((parts[0], "--".join(parts[1:]))) if len(parts) > 1 else ""
-            if kind == "models" and repo and (path := hub.cached(repo)):
+            kind, *names = folder.name.split("--")  # which no name on the Hub holds
+            repo = "/".join(names)
+            if kind == "models" and len(names) == 2 and (path := hub.cached(repo)):
                 yield repo, repo, path
 
     def _counted(self, entries: Iterable["os.DirEntry[str]"]) -> "Iterator[os.DirEntry[str]]":
