@@ -223,21 +223,24 @@ class _Case:
             possible = most if asked.context > most else min(memory.DEFAULT_CONTEXT, most)
             yield Way(Kind.CONTEXT, possible)
             asked = replace(asked, context=possible)
-        if budget := self._budget(asked):
-            yield from self._shorter(Kind.CONTEXT, budget)
-            if options := fewer_bits(budget, limit):
-                yield Way(Kind.KV_BITS, options.bits)
+        longest = self._longest(asked)
+        if longest:
+            yield Way(Kind.CONTEXT, longest)
+        if (budget := self._budget(asked)) and (options := fewer_bits(budget, limit)):
+            yield Way(Kind.KV_BITS, options.bits)
         if asked.kv.bits is not None:
             yield Way(Kind.KV_BITS)
         if asked.experts != ExpertOptions():  # else the program streams by itself
-            streamed = replace(asked, experts=ExpertOptions(Mode.STREAM))
-            if budget := self._budget(streamed):
-                yield from self._shorter(Kind.STREAM, budget)
+            streamed = self._longest(replace(asked, experts=ExpertOptions(Mode.STREAM)))
+            if streamed > longest:
+                yield Way(Kind.STREAM, streamed)
 
-    def _shorter(self, kind: Kind, budget: Budget) -> Iterator[Way]:
+    def _longest(self, asked: Asked) -> int:
+        """The longest context that fits; 0 if none does that is shorter and worth while."""
+        if (budget := self._budget(asked)) is None:
+            return 0
         longest = longest_context(budget, self.here.machine.limit)
-        if MIN_CONTEXT <= longest < budget.context:
-            yield Way(kind, longest)
+        return longest if MIN_CONTEXT <= longest < budget.context else 0
 
     def _budget(self, asked: Asked) -> Budget | None:
         try:
