@@ -5,7 +5,6 @@ below a finger.
 """
 
 from collections.abc import Iterable
-from typing import Literal
 
 from textual.content import Content
 from textual.widgets import OptionList
@@ -69,6 +68,14 @@ class Choices(OptionList):
         self._moved = True
         super().action_cursor_down()
 
-    def _move_page(self, direction: Literal[-1, 1]) -> None:
+    def action_page_up(self) -> None:
         self._moved = True
-        super()._move_page(direction)
+        super().action_page_up()  # type: ignore[no-untyped-call]
+        if self.highlighted is None:  # there was only a heading above
+            self.action_first()
+
+    def action_page_down(self) -> None:
+        self._moved = True
+        super().action_page_down()  # type: ignore[no-untyped-call]
+        if self.highlighted is None:
+            self.action_last()
