@@ -90,7 +90,7 @@ def test_sixty_columns() -> None:
         text = "  ".join(lines(live, 58))
         for pattern in (
             r"● critical",
-            r"context \d+ %|context \S+ \(\d+ %\)",
+            r"(context|ctx) \d+ %|context \S+ \(\d+ %\)",
             r"model 227\.1(/| GB of )240\.0 GB",
             r"prompt 16 %.* 84 s" if live is saved else r"(50\.1|48\.2) tok/s",
         ):
@@ -141,6 +141,22 @@ def test_the_least_important_goes_first() -> None:
         assert [len(text) for _, text in row].count(10) == expected
     (row,) = arrange([Field(("too wide by far",)), second, third], 5, 1)
     assert [text for _, text in row] == ["b", "c"]
+
+
+def test_extras_go_before_anything_gets_too_short() -> None:
+    main = Field(("aaaaaaaaaa", "aaaaaaaa", "aa"), least=1)
+    extra = Field(("eeeeee", "eeee"), extra=True)
+    for width, expected in (
+        (18, [["aaaaaaaaaa", "eeeeee"]]),
+        (17, [["aaaaaaaaaa", "eeee"]]),
+        (14, [["aaaaaaaa", "eeee"]]),
+        (13, [["aaaaaaaaaa"]]),
+        (9, [["aaaaaaaa"]]),
+        (7, [["aa"]]),
+        (1, []),
+    ):
+        rows = arrange([main, extra], width, 1)
+        assert [[text for _, text in row] for row in rows] == expected
 
 
 def test_what_is_not_known_is_not_said() -> None:
