@@ -31,6 +31,13 @@ class Field:
 
     forms: tuple[str, ...]
     level: str = ""
+    extra: bool = False  # left out before another field takes a form after its `least`
+    least: int | None = None  # a place in `forms`; None: the last
+
+    @property
+    def usual(self) -> int:
+        """The shortest form as long as extras can be left out."""
+        return len(self.forms) - 1 if self.least is None else self.least
 
 
 @dataclass(frozen=True)
@@ -113,11 +120,11 @@ class Live:
             (
                 f"prompt {self.prefilled:,}/{self.prompt:,}{tps}{left}",
                 f"prompt {count(self.prefilled)}/{count(self.prompt)}{tps}{left}",
-                f"prompt {share}{tps}{left}",
                 f"prompt {share}{terse}",
                 f"prompt {share}{left}",
                 f"prompt {share}",
-            )
+            ),
+            least=2,
         )
 
     def _speed(self) -> Field | None:
@@ -136,9 +143,9 @@ class Live:
             return None
         read = f"prompt {self.prompt:,}"
         if not self.prefill_tps:
-            return Field((read,))
+            return Field((read,), extra=True)
         tps = f"{_rate(self.prefill_tps)} tok/s"
-        return Field((f"{read} at {tps}", f"prompt at {tps}"))
+        return Field((f"{read} at {tps}", f"prompt at {tps}"), extra=True)
 
     def _context(self) -> Field | None:
         if not self.context:
@@ -171,9 +178,9 @@ def _experts(experts: ExpertStats) -> list[Field]:
         hits = f"{experts.hit_rate * 100:.0f} %"
         said.append(Field((f"expert hits {hits}", f"hits {hits}")))
     if experts.bandwidth:
-        said.append(Field((f"SSD {gb(experts.bandwidth)}/s",)))
+        said.append(Field((f"SSD {gb(experts.bandwidth)}/s",), extra=True))
     if experts.slab_bytes:
-        said.append(Field((f"experts {gb(experts.slab_bytes)}",)))
+        said.append(Field((f"experts {gb(experts.slab_bytes)}",), extra=True))
     return said
 
 

@@ -3,7 +3,7 @@
 Knows nothing of where the numbers come from. It has no timer: it renders when `live` changes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from textual.content import Content
 from textual.geometry import Size
@@ -21,36 +21,45 @@ Row = list[tuple[Field, str]]  # fields, and what is said of them
 
 
 def arrange(fields: Sequence[Field], width: int, most: int = MOST_LINES) -> list[Row]:
-    """At most `most` lines of at most `width` columns. If not everything fits, the least
-    important fields get shorter, one form at a time, and at last are left out. Room that this
-    leaves goes to the others again, the most important first."""
-    kept, forms = list(fields), [0] * len(fields)
-    for form in range(1, max((len(f.forms) for f in fields), default=0)):
-        for at in reversed(range(len(fields))):
-            if (rows := _rows(fields, forms, width, most)) is not None:
-                return _filled(fields, forms, width, most, rows)
-            forms[at] = min(form, len(fields[at].forms) - 1)
-    rows = None
-    while kept and (rows := _rows(kept, forms, width, most)) is None:
-        # One that is too wide alone would keep all others out.
-        wide = [i for i, f in enumerate(kept) if len(f.forms[forms[i]]) > width]
-        gone = (wide or [len(kept) - 1])[0]
-        del kept[gone], forms[gone]
-    return _filled(kept, forms, width, most, rows or [])
+    """At most `most` lines of at most `width` columns, with longer forms where there is room,
+    the most important fields first. If not even the shorter ones fit, extras are left out, then
+    the shortest forms are taken, and at last other fields are left out."""
+    for kept, forms in _attempts(fields, width):
+        if (rows := _rows(kept, forms, width, most)) is not None:
+            return _filled(kept, forms, width, most, rows)
+    return []
+
+
+def _attempts(fields: Sequence[Field], width: int) -> Iterator[tuple[list[Field], list[int]]]:
+    """What may be shown and in which forms, the best first."""
+    yield list(fields), [0] * len(fields)
+    kept = list(fields)
+    yield kept, [field.usual for field in kept]
+    for extra in [field for field in reversed(fields) if field.extra]:
+        kept = [field for field in kept if field is not extra]
+        yield kept, [field.usual for field in kept]
+    # One that is too wide alone would keep all others out.
+    kept = [field for field in kept if len(field.forms[-1]) <= width]
+    while kept:
+        yield kept, [len(field.forms) - 1 for field in kept]
+        kept = kept[:-1]
 
 
 def _filled(
     fields: Sequence[Field], forms: list[int], width: int, most: int, rows: list[Row]
 ) -> list[Row]:
-    """`rows` with longer forms where there is room; the first field's longer one is the history
-    of the pressure, which is an ornament beside the numbers."""
-    grown = True
-    while grown:
-        grown = False
-        for at in (*range(1, len(fields)), *range(min(1, len(fields)))):
-            longer = [form - (i == at) for i, form in enumerate(forms)]
-            if forms[at] and (more := _rows(fields, longer, width, most)) is not None:
-                forms, rows, grown = longer, more, True
+    """`rows` with longer forms where there is room, one step each and again. That of the first
+    field comes late, the history of the pressure: it is an ornament beside the numbers."""
+    important = [at for at, field in enumerate(fields) if at and not field.extra]
+    extras = [at for at, field in enumerate(fields) if at and field.extra]
+    for group in ([*important, 0], extras):
+        grown = bool(fields)
+        while grown:
+            grown = False
+            for at in group:
+                longer = [form - (i == at) for i, form in enumerate(forms)]
+                if forms[at] and (more := _rows(fields, longer, width, most)) is not None:
+                    forms, rows, grown = longer, more, True
     return rows
 
 
@@ -80,9 +89,13 @@ class Status(Widget):
     def __init__(self, *, id: str | None = None):
         super().__init__(id=id)
         self._taken: tuple[object, int] = (None, 0)  # lines, in a phase at a width
+        self._arranged: tuple[object, list[Row]] = (None, [])
 
     def rows(self, width: int) -> list[Row]:
-        return arrange(self.live.fields(min(HISTORY, width // COLUMNS_PER_BEAT)), width)
+        if self._arranged[0] != (self.live, width):
+            fields = self.live.fields(min(HISTORY, width // COLUMNS_PER_BEAT))
+            self._arranged = ((self.live, width), arrange(fields, width))
+        return self._arranged[1]
 
     def lines(self, width: int) -> list[str]:
         """What is said, in lines of at most `width` columns."""
