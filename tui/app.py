@@ -16,11 +16,13 @@ from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
 from ..errors import Interrupted, MaverickError
-from .clipboard import has_pasteboard, pbcopy
+from .clipboard import copy
 from .composer import Composer
 from .controller import Controller
 from .conversation import Picture
 from .screen import ChatScreen
+from .thumbnail import Mode
+from .transcript import Transcript
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Start:
     models: tuple[str, ...] = ()  # that were used before, the latest first
     keymap: Mapping[str, str] = field(default_factory=dict)  # keys by binding id
     theme: str | None = None
-    thumbnails: str = "auto"
+    thumbnails: Mode = "auto"
     remember_theme: Callable[[str], None] = lambda name: None
 
 
@@ -47,7 +49,7 @@ class ChatApp(App[None]):
         Binding("ctrl+c", "copy_or_quit", "Copy what is selected, or quit", priority=True),
     ]
 
-    def __init__(self, controller: Controller, start: Start = Start()):  # noqa: B008 - frozen
+    def __init__(self, controller: Controller, start: Start = Start()):
         super().__init__()
         self._start = start
         self._chat = ChatScreen(controller, start)
@@ -101,7 +103,13 @@ class ChatApp(App[None]):
             self.exit()
 
     def copy_to_clipboard(self, text: str) -> None:
-        if has_pasteboard() and pbcopy(text):
-            self._clipboard = text  # what the editor pastes
-        else:
-            super().copy_to_clipboard(text)
+        problem = copy(text, super().copy_to_clipboard)
+        self._clipboard = text  # what the editor pastes
+        if problem:
+            self.notify(problem, markup=False)
+
+
+# What a person can give other keys.
+REMAPPABLE: list[BindingType] = [
+    *ChatApp.BINDINGS, *ChatScreen.BINDINGS, *Composer.BINDINGS, *Transcript.BINDINGS,
+]  # fmt: skip

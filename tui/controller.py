@@ -43,7 +43,8 @@ class Controller:
         """`keeper`: what is said goes nowhere without one."""
         self.settings = settings
         self.conversation = Conversation(settings.system)
-        self.keeper = keeper or Keeper(None, lambda why: None)
+        self.keeper = keeper or Keeper(None)
+        self.keeper.tell = lambda text: self._post(happened.Trouble(text))
         self.live = Live(phase=Phase.ENDED)
         self.model: Loaded | None = None
         self.queue: tuple[Draft, ...] = ()
@@ -445,7 +446,7 @@ class Controller:
         self.live = self.live.pressed(pressure.name.lower())
 
 
-def _speeds(answer: Answer, now: float) -> dict[str, float]:
+def _speeds(answer: Answer, now: float) -> dict[str, Any]:
     said = {}
     if answer.reading is not None:
         said = {"prefill_tps": answer.reading.average}

@@ -24,6 +24,11 @@ class Picture:
     width: int
     height: int
     nbytes: int
+    called: str = ""  # its name, where the path is that of a copy
+
+    @property
+    def name(self) -> str:
+        return self.called or self.path.name
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,8 @@ class Dialogs:
 
         settings = self._controller.settings
         asked = [*filter(None, [settings.model]), *self._models]
-        self._screen.app.push_screen(WelcomeScreen(asked, settings.context, settings.kv), self._load)
+        screen = WelcomeScreen(asked, settings.context, settings.kv)
+        self._screen.app.push_screen(screen, self._load)
 
     def _load(self, model: str | None) -> None:
         settings = self._controller.settings

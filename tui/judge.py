@@ -192,14 +192,12 @@ class _Case:
 
     def budget(self, asked: Asked) -> Budget:
         """As `loading.Unread` has it. Raises UsageError or DoesNotFit as that does."""
-        from ..model.weights import loaded_bytes
-
         config, element = self.config, self.here.element
         asked.kv.check(config.text)
         context = sizing.checked_context(config, asked.context)
         if context < 2:
             raise UsageError(f"a context of {context} tokens has room for nothing")
-        weights = loaded_bytes(self.checkpoint, element)
+        weights = self.checkpoint.memory(element)
         resident = Budget.of(config, weights, context, element_bytes=element, options=asked.kv)
         limit, largest = self.here.machine.limit, self.here.largest
         return decide(self.checkpoint, config, resident, asked.experts, limit, largest=largest)[0]

@@ -6,7 +6,8 @@ there is room again.
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import MaverickError
@@ -19,10 +20,11 @@ if TYPE_CHECKING:
 class Keeper:
     """One chat's way into the store. For the app's thread, but for `append`."""
 
-    def __init__(self, store: "Store | None", tell: Callable[[str], None]):
-        """Without a store nothing is kept. `tell` is called when writing begins to fail, and
-        when it works again."""
-        self.store, self._tell = store, tell
+    def __init__(self, store: "Store | None"):
+        """Without a store nothing is kept."""
+        self.store = store
+        # Called when writing begins to fail, and when it works again.
+        self.tell: Callable[[str], object] = lambda text: None
         self.chat: int | None = None  # its number, once something is written
         self._lock = threading.Lock()  # of the three below
         self._current: int | None = None  # the row of the reply that is on its way
@@ -106,9 +108,11 @@ class Keeper:
         """Nothing is written any more."""
         with self._lock:
             self._current = None
-        if self.store is not None:
-            self.store.close()
-            self.store = None
+        store, self.store = self.store, None
+        if store is not None:
+            with suppress(MaverickError):  # what was deleted waits for another time
+                store.purge()
+            store.close()
 
     def _sync(
         self, conversation: Conversation, model: str = "", settings: Mapping[str, Any] | None = None
@@ -127,11 +131,14 @@ class Keeper:
                 store.change_chat(self.chat, leaf=leaf.key)
             if self._behind:
                 self._behind = False
-                self._tell("the chat is saved again")
+                self.tell("the chat is saved again")
 
     def _write(self, store: "Store", chat: int, node: Node, parent: Node | None) -> None:
         above = None if parent is None else parent.key
         if node.role == "user":
+            node.pictures = tuple(
+                replace(p, path=store.keep_picture(p.path), called=p.name) for p in node.pictures
+            )
             node.key = store.add_message(chat, above, "user", node.text, node.pictures, True)
             return
         key = store.add_message(chat, above, "assistant", "", (), False)
@@ -149,7 +156,7 @@ class Keeper:
         except MaverickError as e:
             if not self._behind:
                 self._behind = True
-                self._tell(f"this chat is not saved: {e}")
+                self.tell(f"this chat is not saved: {e}")
 
 
 def tree(stored: "StoredChat") -> Conversation:

@@ -65,7 +65,7 @@ class Tiling:
 def label(picture: Picture, tiling: Tiling | None = None, cells: int | None = None) -> str:
     """'cat.jpg  640×480  1.2 MB  5 tiles  727 tokens', in at most `cells` columns if given:
     the name gets shorter, then numbers are left out."""
-    name = printable(" ".join(picture.path.name.split()))
+    name = printable(" ".join(picture.name.split()))
     # The most telling first; they are shown in another order.
     numbers = {1: f"{picture.width}×{picture.height}", 2: gb(picture.nbytes)}
     order = [1, 2]

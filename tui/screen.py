@@ -18,6 +18,7 @@ from textual.widgets import Static
 
 from ..cli.terminal import printable
 from ..errors import MaverickError
+from ..paths import cache_dir
 from ..units import gb
 from . import happened
 from .clipboard import has_pasteboard
@@ -28,7 +29,7 @@ from .conversation import Draft, Node
 from .dialogs import Dialogs
 from .history import History
 from .live import Live, Phase
-from .message import Entry, Notice, Reply, Said
+from .message import Entry, Notice, Queued, Reply, Said
 from .pictures import look, typed
 from .status import Status
 from .transcript import Transcript
@@ -48,7 +49,6 @@ KEYS = {
 }
 EDITING = "another version of an earlier message: enter sends it, esc leaves it as it was"
 UNANSWERED = "This message has no reply: ctrl+g asks for one."
-WAITING_SHOWN = 60  # characters of a message that waits
 
 
 class ChatScreen(Screen[None]):
@@ -64,6 +64,7 @@ class ChatScreen(Screen[None]):
         Binding("ctrl+t", "settings", "Settings", id="settings"),
         Binding("f3", "models", "Another model", id="models"),
         Binding("ctrl+r", "restart", "Load the model again", id="again"),
+        Binding("shift+tab", "select", "Choose a message", id="select"),
         Binding("ctrl+home", "first", "First message", id="first", priority=True),
         Binding("ctrl+end", "last", "Last message", id="last", priority=True),
     ]
@@ -76,6 +77,7 @@ class ChatScreen(Screen[None]):
         self._timer: Timer | None = None
         self._editing: Node | None = None  # the question that is asked in other words
         self._history = History()
+        self._waiting: list[Queued] = []
         self._dialogs = Dialogs(self, controller, start.models)
 
     @property
@@ -85,7 +87,6 @@ class ChatScreen(Screen[None]):
 
     def compose(self) -> ComposeResult:
         yield Transcript(id="transcript")
-        yield Static("", id="waiting", markup=False)
         yield Tray(id="tray")
         yield Static("", id="hint", markup=False)
         yield Composer(id="composer")
@@ -96,7 +97,6 @@ class ChatScreen(Screen[None]):
         self._tray = self.query_one(Tray)
         self._composer = self.query_one(Composer)
         self._composer.focus()
-        self._say("#waiting", "")
         self.tell("")
         self._tray.thumbnails = self._start.thumbnails
         await self._tray.show(self._start.pictures)
@@ -164,7 +164,7 @@ class ChatScreen(Screen[None]):
 
     @on(happened.Asked)
     async def _asked(self, message: happened.Asked) -> None:
-        await self._transcript.add(*map(self._entry, (message.question, message.reply)))
+        await self._add(self._entry(message.question), self._entry(message.reply))
 
     @on(happened.ReplyGrew)
     async def _grew(self, message: happened.ReplyGrew) -> None:
@@ -179,9 +179,8 @@ class ChatScreen(Screen[None]):
         await self._show_path(message.at)
 
     @on(happened.QueueChanged)
-    def _queue_changed(self, message: happened.QueueChanged) -> None:
-        lines = [_shortened(draft) for draft in message.drafts]
-        self._say("#waiting", "\n".join(f"waits: {line}" for line in lines))
+    async def _queue_changed(self) -> None:
+        await self._add()
 
     @on(happened.MessageReturned)
     async def _returned(self, message: happened.MessageReturned) -> None:
@@ -247,7 +246,7 @@ class ChatScreen(Screen[None]):
     async def _paste_picture(self) -> None:
         """A picture from the Mac's clipboard, or else what was copied here."""
         try:
-            path = await asyncio.to_thread(clipboard_picture, self.controller.keeper.pasted)
+            path = await asyncio.to_thread(clipboard_picture, cache_dir() / "pasted")
         except MaverickError as e:
             self.tell(str(e))
             return
@@ -299,8 +298,38 @@ class ChatScreen(Screen[None]):
 
     def action_copy_reply(self) -> None:
         if (reply := self._transcript.last_reply()) is not None:
-            self.app.copy_to_clipboard(printable(reply.text))
-            self.tell("copied the last reply")
+            self._copy(reply.text, "the last reply")
+
+    def action_select(self) -> None:
+        self._transcript.focus()
+
+    @on(Transcript.Wanted)
+    async def _wanted(self, message: Transcript.Wanted) -> None:
+        node = message.entry.node
+        if node is None:
+            return
+        match message.action:
+            case "edit" if node.role == "user":
+                await self.edit(node)
+            case "edit":
+                self.tell("only what you wrote can be edited: r asks for another reply")
+            case "regenerate":
+                self.tell(self.controller.regenerate(node))
+            case "go_on":
+                self.tell(self.controller.go_on(node))
+            case "older":
+                self.tell(self.controller.turn(node, -1))
+            case "newer":
+                self.tell(self.controller.turn(node, 1))
+
+    @on(Transcript.Copied)
+    def _copied(self, message: Transcript.Copied) -> None:
+        self._copy(message.text, message.what)
+
+    @on(Transcript.Left)
+    def _left(self, message: Transcript.Left) -> None:
+        self._composer.focus()
+        self._composer.insert(message.typed)
 
     async def action_first(self) -> None:
         await self._transcript.first()
@@ -319,6 +348,12 @@ class ChatScreen(Screen[None]):
         self._say("#hint", text)
 
     # Helpers.
+
+    async def _add(self, *entries: Entry) -> None:
+        """Show more, above the messages that wait."""
+        await self._transcript.remove_entries(*self._waiting)
+        self._waiting = [Queued(draft) for draft in self.controller.queue]
+        await self._transcript.add(*entries, *self._waiting)
 
     def _draft(self) -> Draft:
         return Draft(self._composer.text, self._tray.pictures)
@@ -362,6 +397,10 @@ class ChatScreen(Screen[None]):
         await self._tray.add(picture)
         return True
 
+    def _copy(self, text: str, what: str) -> None:
+        self.app.copy_to_clipboard(printable(text))
+        self.tell(f"copied {what}")
+
     def _say(self, where: str, text: str) -> None:
         widget = self.query_one(where, Static)
         widget.update(Content(printable(text)))
@@ -377,8 +416,3 @@ def _remark(reply: Node) -> str:
     if reply.note and not reply.children and reply.whole:
         return f"{reply.note} · ctrl+b goes on"
     return reply.note
-
-
-def _shortened(draft: Draft) -> str:
-    text = " ".join(draft.text.split()) or f"{len(draft.pictures)} pictures"
-    return text if len(text) <= WAITING_SHOWN else f"{text[: WAITING_SHOWN - 1]}…"

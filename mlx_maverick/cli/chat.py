@@ -5,6 +5,7 @@ Knows nothing of widgets, and loads neither MLX (the worker does) nor, before `r
 
 import argparse
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..errors import MaverickError, NotFound, UsageError
@@ -41,12 +42,12 @@ def run(args: argparse.Namespace) -> int:
         )
     from ..client import Client
     from ..pressure import read
-    from ..tui.app import KNOWN_KEYS, ChatApp, Start
+    from ..tui.app import REMAPPABLE, ChatApp, Start
     from ..tui.controller import Controller
     from ..tui.keeper import Keeper
     from ..tui.pictures import look
     from ..tui.settings.file import config_file
-    from ..tui.settings.keys import keymap
+    from ..tui.settings.keys import defaults, described, keymap
     from ..tui.settings.preferences import Preferences, remember_theme
     from ..tui.settings.settings import NAMES, Settings, stored_place
     from ..tui.usable import check
@@ -68,12 +69,12 @@ def run(args: argparse.Namespace) -> int:
             if "model" in said:
                 raise
             notes.append(f"{settings.model} cannot be used: {e}")
-            settings = settings.with_model(None)
+            settings = replace(settings, model=None)
     start = Start(
         pictures=pictures,
         notes=tuple(notes),
         models=models,
-        keymap=keymap(preferences.keys, *KNOWN_KEYS),
+        keymap=keymap(preferences.keys, described(REMAPPABLE), defaults(REMAPPABLE)),
         theme=preferences.theme,
         thumbnails=preferences.thumbnails,
         remember_theme=lambda name: remember_theme(config, name),

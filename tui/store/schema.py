@@ -64,6 +64,7 @@ def _chats(db: sqlite3.Connection) -> None:
           width INTEGER NOT NULL,
           height INTEGER NOT NULL,
           nbytes INTEGER NOT NULL,
+          called TEXT NOT NULL,              -- as the user knows it
           PRIMARY KEY (message, place)
         ) WITHOUT ROWID""")
 

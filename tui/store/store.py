@@ -154,9 +154,17 @@ class Store:
                 )
             )
             db.executemany(
-                "INSERT INTO pictures VALUES (?, ?, ?, ?, ?, ?)",
+                "INSERT INTO pictures VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (
-                    (message, i, self._pictures.stored(p.path), p.width, p.height, p.nbytes)
+                    (
+                        message,
+                        i,
+                        self._pictures.stored(p.path),
+                        p.width,
+                        p.height,
+                        p.nbytes,
+                        _text(p.name),
+                    )
                     for i, p in enumerate(pictures)
                 ),
             )
@@ -231,12 +239,12 @@ class Store:
                 raise StoreError(f"there is no chat {chat}; the list has those there are")
             title, model, system, settings, leaf, created = row
             pictures: dict[int, list[Picture]] = {}
-            for message, path, width, height, nbytes in db.execute(
-                "SELECT message, path, width, height, nbytes FROM pictures JOIN messages"
+            for message, path, width, height, nbytes, called in db.execute(
+                "SELECT message, path, width, height, nbytes, called FROM pictures JOIN messages"
                 " ON id = message WHERE chat = ? ORDER BY message, place",
                 (chat,),
             ):
-                picture = Picture(self._pictures.path(path), width, height, nbytes)
+                picture = Picture(self._pictures.path(path), width, height, nbytes, called)
                 pictures.setdefault(message, []).append(picture)
             messages = []
             for id, parent, role, text, ids, note, writer, stats, written in db.execute(
