@@ -59,6 +59,7 @@ class Pictures:
 
     def stored(self, path: Path) -> str:
         """How the database names it: one of ours by its bare name, so that the folder can move."""
+        path = path.absolute()
         return path.name if path.parent == self.folder else str(path)
 
     def path(self, stored: str) -> Path:
