@@ -9,6 +9,7 @@ from textual.message import Message
 from mlx_maverick.pressure import Pressure, Reading
 from mlx_maverick.tui.controller import Controller
 from mlx_maverick.tui.conversation import Draft
+from mlx_maverick.tui.keeper import Keeper
 from mlx_maverick.tui.settings.settings import Settings
 
 from .conftest import SECONDS, FakeEngine
@@ -17,7 +18,7 @@ from .conftest import SECONDS, FakeEngine
 class Desk:
     """A controller with a fake worker, a clock that stands still, and what it posted."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, keeper: Keeper | None = None, **options: Any) -> None:
         self.engines: list[FakeEngine] = []
         self.now = 100.0
         self.readings = 0
@@ -28,6 +29,7 @@ class Desk:
         self.controller = Controller(
             self.connect,
             Settings("folder", **options),
+            keeper,
             read_memory=self.read,
             clock=lambda: self.now,
         )
