@@ -159,6 +159,21 @@ def test_extras_go_before_anything_gets_too_short() -> None:
         assert [[text for _, text in row] for row in rows] == expected
 
 
+def test_room_goes_to_what_matters_first() -> None:
+    first, second = Field(("1",)), Field(("seconds", "second", "2"))
+    extra = Field(("extra", "x"), extra=True)
+    for width, expected in (
+        (7, ["1", "2", "x"]),
+        (11, ["1", "2", "extra"]),
+        (12, ["1", "second", "x"]),
+        (13, ["1", "seconds", "x"]),
+        (16, ["1", "seconds", "x"]),
+        (17, ["1", "seconds", "extra"]),
+    ):
+        (row,) = arrange([first, second, extra], width, 1)
+        assert [text for _, text in row] == expected
+
+
 def test_what_is_not_known_is_not_said() -> None:
     assert lines(Live(), 80) == ["loading"]
     assert said(Live(loaded=3, to_load=48, model=10**10), 80) == [
@@ -238,7 +253,9 @@ async def test_numbers_alone_do_not_lay_the_screen_out(count_layouts: Callable[[
             assert f"{tps:.1f} tok/s" in str(status.render())
         assert count_layouts() == before
         # What needs one line less does not make the text above jump while a reply comes.
-        app.show(replace(DECODING, experts=None, model=0, limit=0, prompt=0))
+        less = Live(phase=Phase.ANSWERING, pressure="normal", tps=5)
+        assert len(lines(less, 80)) == 1
+        app.show(less)
         await pilot.pause()
         assert status.size.height == 2
         app.show(Live(phase=Phase.READY, pressure="normal"))
