@@ -28,6 +28,7 @@ class Answer:
     fresh: list[str] = field(default_factory=list)  # not shown yet
     tokens: int = 0  # that came now
     before: str = ""  # the text that it goes on with
+    shortened: bool = False  # which was longer
     note: str = ""  # of what it goes on with
     prompt: int = 0
     reading: Rate | None = None  # of tokens of the prompt
@@ -36,8 +37,11 @@ class Answer:
     @staticmethod
     def on(node: Node) -> "Answer":
         """To go on with a reply."""
-        node.text = node.text.rstrip(HALF)  # the rest of that character comes now
-        answer = Answer(node, Kind.ON, before=node.text, note=node.note)
+        text = node.text
+        node.text = text.rstrip(HALF)  # the rest of that character comes now
+        answer = Answer(
+            node, Kind.ON, before=node.text, shortened=node.text != text, note=node.note
+        )
         node.note, node.whole = "", False
         return answer
 

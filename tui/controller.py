@@ -289,7 +289,9 @@ class Controller:
         reply = answer.node
         above = self.conversation.parent(reply)
         assert above is not None  # a reply answers something
-        self.keeper.asked(self.conversation, settings.model or "", settings.as_dict(), reply)
+        self.keeper.asked(
+            self.conversation, settings.model or "", settings.as_dict(), reply, answer.shortened
+        )
         asked = self.conversation.messages(reply if answer.kind is Kind.ON else above)
         self._answer = answer
         answer.id = engine.generate(asked, settings.sampling)

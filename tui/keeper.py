@@ -51,9 +51,17 @@ class Keeper:
         return stored, tree(stored)
 
     def asked(
-        self, conversation: Conversation, model: str, settings: Mapping[str, Any], reply: Node
+        self,
+        conversation: Conversation,
+        model: str,
+        settings: Mapping[str, Any],
+        reply: Node,
+        shortened: bool = False,
     ) -> None:
-        """Write everything that is not written yet; `reply` is on its way from now on."""
+        """Write everything that is not written yet; `reply` is on its way from now on. What was
+        written of it is longer than it is now, if it was `shortened`."""
+        if shortened:
+            self.discard(reply)
         self._sync(conversation, model, settings)
         with self._lock:
             self._current, self._torn = reply.key, False

@@ -18,10 +18,11 @@ from mlx_maverick.kv import KVOptions
 from mlx_maverick.pressure import Pressure, Reading
 from mlx_maverick.sampling import Sampling
 from mlx_maverick.streaming.options import ExpertOptions
-from mlx_maverick.tui.app import ChatApp
+from mlx_maverick.tui.app import ChatApp, Start
 from mlx_maverick.tui.composer import Composer
 from mlx_maverick.tui.controller import Controller
 from mlx_maverick.tui.conversation import Picture
+from mlx_maverick.tui.keeper import Keeper
 from mlx_maverick.tui.message import Bubble
 from mlx_maverick.tui.screen import ChatScreen
 from mlx_maverick.tui.settings.settings import Settings
@@ -186,7 +187,11 @@ def open_chat() -> Open:
 
     @asynccontextmanager
     async def opened(
-        size: tuple[int, int] = (80, 30), pictures: tuple[Picture, ...] = (), **options: Any
+        size: tuple[int, int] = (80, 30),
+        pictures: tuple[Picture, ...] = (),
+        keeper: Keeper | None = None,
+        start: Start | None = None,
+        **options: Any,
     ) -> AsyncIterator[Chat]:
         engines: list[FakeEngine] = []
 
@@ -194,9 +199,10 @@ def open_chat() -> Open:
             engines.append(FakeEngine(deliver))
             return engines[-1]
 
-        controller = Controller(connect, Settings("folder", **options), read_memory=reading)
+        settings = Settings(**{"model": "folder", **options})
+        controller = Controller(connect, settings, keeper, reading)
         controller.start()
-        app = ChatApp(controller, pictures)
+        app = ChatApp(controller, start or Start(pictures))
         async with app.run_test(size=size) as pilot:
             yield Chat(app, pilot, engines)
 
