@@ -70,5 +70,6 @@ def in_hub(cache: Path, repo: str, folder: Path) -> Path:
     (place / "refs").mkdir(parents=True)
     (place / "refs" / "main").write_text(commit)
     snapshot = place / "snapshots" / commit
-    shutil.move(folder, snapshot)
+    snapshot.parent.mkdir()  # else it would be copied, with its holes filled
+    folder.rename(snapshot)
     return snapshot

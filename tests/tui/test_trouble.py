@@ -18,6 +18,7 @@ from textual.app import App
 from textual.pilot import Pilot
 
 from mlx_maverick import macs, memory
+from mlx_maverick.convert import convert
 from mlx_maverick.errors import (
     BadCheckpoint,
     DoesNotFit,
@@ -83,6 +84,15 @@ def test_streaming_and_a_shorter_context_where_it_takes_both(e4r6: str) -> None:
     assert isinstance(way.value, int)
     assert ways(way.applied(asked), 64) == []
     assert way.applied(asked).experts.mode is Mode.STREAM
+
+
+def test_streaming_is_no_way_where_more_fits_without(tmp_path: Path) -> None:
+    """Of a tiny model what a prompt holds while it is streamed is more than its experts."""
+    source = folders.mini(tmp_path / "mini")
+    asked = Asked(str(convert(source, tmp_path / "e4r4", "e4r4", fast=True).folder))
+    here = Here(Machine("a machine", 50 * 10**6, 50 * 10**6, 50 * 10**6, None, None, ()), 4)
+    for experts in (ExpertOptions(), RESIDENT):
+        assert judge.ways(replace(asked, experts=experts), here) == [Way(Kind.CONTEXT, 12_032)]
 
 
 def test_memory_for_experts_that_is_too_much_or_too_little(e4r6: str) -> None:
