@@ -1,105 +1,344 @@
-"""The conversation on the screen: a window of at most 20 entries over all of them.
+"""The conversation on the screen: a window of at most 20 sheets over all of them.
 
-Knows nothing of the model. Every mounted entry costs layout time with each new token, so what
-is out of the window is unmounted and comes back with "earlier" and "later".
+Knows nothing of the model. Every mounted widget costs layout time with each new line, so what is
+out of the window is unmounted and comes back with "earlier" and "later".
 """
+
+import asyncio
+from dataclasses import dataclass
+from typing import ClassVar
 
 from textual import events
 from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.message import Message
+from textual.timer import Timer
 from textual.widgets import Static
 
-from .message import Bubble, Entry, Reply, Said
+from ..cli.terminal import printable
+from .message import Bubble, Entry, Notice, Paper, Queued, Reply, Said
 
 WINDOW = 20
 STEP = 10
+PACE = 0.1  # seconds between two changes of a reply that comes,
+SLOW = 0.15  # and after one that moved all rows
 
 
 class More(Static):
     """A line to click that moves the window."""
 
     class Clicked(Message):
-        def __init__(self, entries: int):
+        def __init__(self, sheets: int):
             super().__init__()
-            self.entries = entries
+            self.sheets = sheets
 
     def __init__(self, arrow: str, direction: int):
         super().__init__("", markup=False)
         self.arrow, self.direction = arrow, direction
         self.display = False
+        self.hidden = 0
 
     def show(self, hidden: int) -> None:
-        where = "earlier" if self.direction < 0 else "later"
-        self.update(f"{self.arrow} {hidden} {where}")
-        self.display = hidden > 0
+        if hidden != self.hidden:
+            self.hidden = hidden
+            where = "earlier" if self.direction < 0 else "later"
+            self.update(f"{self.arrow} {hidden} {where}")
+            self.display = hidden > 0
 
     def on_click(self, event: events.Click) -> None:
         event.stop()
         self.post_message(self.Clicked(self.direction * STEP))
 
 
-class Transcript(VerticalScroll, can_focus=False):
-    """All entries, of which a window is mounted. New ones are shown at once."""
+class Below(Static):
+    """Over the last row while it is not followed."""
+
+    class Clicked(Message):
+        pass
+
+    def __init__(self) -> None:
+        super().__init__("↓ more below", markup=False)
+        self.display = False
+
+    def on_click(self, event: events.Click) -> None:
+        event.stop()
+        self.post_message(self.Clicked())
+
+
+class Transcript(VerticalScroll, can_focus=True, inherit_bindings=False):
+    """All entries, of which a window is mounted. New ones are shown at once.
+
+    With the focus, one message is selected: keys move on to others and say what to do with it.
+    """
+
+    @dataclass
+    class Wanted(Message):
+        """To do something with an entry: edit, regenerate, go_on, older, newer."""
+
+        action: str
+        entry: Entry
+
+    @dataclass
+    class Copied(Message):
+        """`text` is for the clipboard; `what` says what it is."""
+
+        text: str
+        what: str
+
+    @dataclass
+    class Left(Message):
+        """The focus goes back to where messages are written, with what was typed."""
+
+        typed: str
+
+    BLANK = True  # drawn at once: nothing but a background
+    FOCUS_ON_CLICK = False  # on a message only
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("up,k", "select(-1)", "Message before", id="message_before", show=False),
+        Binding("down,j", "select(1)", "Message after", id="message_after", show=False),
+        Binding("home", "first", "First message", id="message_first", show=False),
+        Binding("end", "last", "Last message", id="message_last", show=False),
+        Binding("pageup", "page(-1)", "Page up", show=False),
+        Binding("pagedown", "page(1)", "Page down", show=False),
+        Binding("c", "copy", "Copy the message", id="message_copy", show=False),
+        Binding("e", "want('edit')", "Edit the message", id="message_edit", show=False),
+        Binding("r", "want('regenerate')", "Another reply", id="message_regenerate", show=False),
+        Binding("g", "want('go_on')", "Go on with the reply", id="message_go_on", show=False),
+        Binding("left", "want('older')", "Older version", id="message_older", show=False),
+        Binding("right", "want('newer')", "Newer version", id="message_newer", show=False),
+        Binding("escape", "leave", "Back to the editor", id="message_leave", show=False),
+    ]
+    DEFAULT_CSS = """
+    Transcript {
+        layers: default above;
+        scrollbar-gutter: stable;
+    }
+    Transcript > Below {
+        dock: bottom;
+        layer: above;
+        width: 100%;
+        height: 1;
+        text-align: center;
+        color: $text-accent;
+        background: $surface;
+    }
+    """
 
     def __init__(self, *, id: str | None = None):
         super().__init__(id=id)
         self.entries: list[Entry] = []
-        self._first = 0
-        self._bubbles: dict[Entry, Bubble] = {}  # those mounted; entries compare by identity
+        self.selected: Entry | None = None
+        self._papers: dict[Entry, Paper] = {}  # entries compare by identity
+        self._bubbles: dict[Entry, Bubble] = {}  # those mounted
+        self._first = 0  # sheet of the window
+        self._text: list[str] = []  # of the reply, not shown yet
+        self._pace: Timer | None = None
+        self._due = 0.0
+        self._busy = asyncio.Lock()  # one change of the window at a time
 
     def compose(self) -> ComposeResult:
         yield More("↑", -1)
         yield More("↓", 1)
+        yield Below()
 
     def on_mount(self) -> None:
+        if self.app.no_color:
+            self.BLANK = False  # type: ignore[misc]  # or its background would not be filtered
         self.anchor()
 
     @property
     def hidden_before(self) -> int:
+        """Sheets above the window."""
         return self._first
 
     @property
     def hidden_after(self) -> int:
-        return max(0, len(self.entries) - self._first - WINDOW)
+        """Sheets below the window."""
+        return max(0, self._count() - self._first - WINDOW)
+
+    @property
+    def following(self) -> bool:
+        """Whether what comes is in view: a person has not scrolled up."""
+        # Textual has no public word for an anchor that was released.
+        return not self._anchor_released and not self.hidden_after
+
+    # What there is.
+
+    async def show(self, entries: list[Entry], keep: Entry | None = None) -> None:
+        """Exactly these entries, and the end of them, or the beginning of `keep`."""
+        async with self._busy:
+            self._halt()
+            self.entries = list(entries)
+            self._papers = {e: self._papers.get(e) or Paper(e) for e in entries}
+            if self.selected not in self._papers:
+                self.selected = None
+            if keep is None or keep not in self._papers:
+                await self._show(self._count() - WINDOW)
+            else:
+                self.release_anchor()
+                await self._show(self._place(keep) - WINDOW // 2)
+        if keep in self._bubbles:
+            self._look_at(keep)
+        else:
+            self.anchor()
+        self._hint()
 
     async def add(self, *entries: Entry) -> None:
-        """Append, and go to the end."""
-        self.entries.extend(entries)
-        await self._show(len(self.entries) - WINDOW)
+        """Append, before what waits, and go to the end."""
+        async with self._busy:
+            at = len(self.entries)
+            while at and isinstance(self.entries[at - 1], Queued):
+                at -= 1
+            self.entries[at:at] = entries
+            self._papers.update((e, Paper(e)) for e in entries)
+            await self._show(self._count() - WINDOW)
         self.anchor()
+        self._hint()
+
+    async def remove_entries(self, *entries: Entry) -> None:
+        """Take these away."""
+        async with self._busy:
+            for entry in entries:
+                if self._papers.pop(entry, None) is not None:
+                    self.entries.remove(entry)
+            if self.selected not in self._papers:
+                self.selected = None
+            await self._show(min(self._first, self._count() - WINDOW))
 
     async def grow(self, text: str) -> None:
         """The newest reply goes on."""
         if (reply := self._open_reply()) is not None:
             reply.text += text
-            if bubble := self._bubbles.get(reply):
-                await bubble.write(text)
+            self._text.append(text)
+            if self._pace is None:
+                wait = self._due - self._clock()
+                if wait > 0:
+                    self._pace = self.set_timer(wait, self._write)
+                else:
+                    await self._write()
 
     async def finish(self, note: str) -> None:
         """The newest reply is whole."""
         if (reply := self._open_reply()) is not None:
+            await self._write()
             reply.note, reply.whole = note, True
-            if bubble := self._bubbles.get(reply):
-                await bubble.finish()
+            paper = self._papers[reply]
+            links = paper.finish()
+            async with self._busy:
+                await self._show(self._first)
+                if bubble := self._bubbles.get(reply):
+                    bubble.changed(everything=links)
+
+    async def update_entry(self, entry: Entry) -> None:
+        """Its note or version is another."""
+        if bubble := self._bubbles.get(entry):
+            await bubble.mark()
 
     async def take_back(self) -> None:
         """Remove the reply that has not come, and the message it was to answer."""
-        reply = self._open_reply()
-        if reply is None:
-            return
-        at = self.entries.index(reply)
-        start = at - 1 if at and isinstance(self.entries[at - 1], Said) else at
-        gone = self.entries[start : at + 1]
-        del self.entries[start : at + 1]
-        for entry in gone:
-            if bubble := self._bubbles.pop(entry, None):
-                await bubble.rest()
-                await bubble.remove()
-        await self._show(min(self._first, len(self.entries) - WINDOW))
+        if (reply := self._open_reply()) is not None:
+            self._halt()
+            at = self.entries.index(reply)
+            start = at - 1 if at and isinstance(self.entries[at - 1], Said) else at
+            await self.remove_entries(*self.entries[start : at + 1])
 
     def last_reply(self) -> Reply | None:
         return next((e for e in reversed(self.entries) if isinstance(e, Reply)), None)
+
+    def _open_reply(self) -> Reply | None:
+        reply = self.last_reply()
+        return None if reply is None or reply.whole else reply
+
+    def _clock(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def _halt(self) -> None:
+        """Forget what was to be shown."""
+        self._text.clear()
+        if self._pace is not None:
+            self._pace.stop()
+            self._pace = None
+
+    async def _write(self) -> None:
+        """Show what has come."""
+        async with self._busy:
+            text = "".join(self._text)
+            self._halt()
+            reply = self._open_reply()
+            if not text or reply is None:
+                return
+            following, paper = self.following, self._papers[reply]
+            count = len(paper.sheets)
+            paper.append(text)
+            if len(paper.sheets) != count:
+                await self._show(self._count() - WINDOW if following else self._first)
+            bubble = self._bubbles.get(reply)
+            moved = bubble is not None and bubble.changed()
+            self._hint()
+            self._due = self._clock() + (SLOW if moved else PACE)
+
+    # The window.
+
+    def _count(self) -> int:
+        return sum(len(self._papers[e].sheets) for e in self.entries)
+
+    def _place(self, entry: Entry) -> int:
+        """The number of its first sheet."""
+        place = 0
+        for other in self.entries:
+            if other is entry:
+                break
+            place += len(self._papers[other].sheets)
+        return place
+
+    async def _show(self, first: int) -> None:
+        """Mount exactly the sheets from `first` on that fit the window."""
+        self._first = max(0, min(first, self._count() - WINDOW))
+        wanted: dict[Entry, tuple[int, int]] = {}
+        at = 0
+        for entry in self.entries:
+            count = len(self._papers[entry].sheets)
+            begin, end = max(0, self._first - at), min(count, self._first + WINDOW - at)
+            if begin < end:
+                wanted[entry] = begin, end
+            at += count
+        earlier, later = self.query(More)
+        with self.app.batch_update():
+            gone = [e for e in self._bubbles if e not in wanted]
+            if gone:
+                await self.remove_children([self._bubbles.pop(e) for e in gone])
+            before: Static | Bubble = later
+            new: list[Bubble] = []
+            for entry in reversed(wanted):
+                bubble = self._bubbles.get(entry)
+                if bubble is None:
+                    bubble = Bubble(entry, self._papers[entry], *wanted[entry])
+                    bubble.set_class(entry is self.selected and self.has_focus, "-selected")
+                    self._bubbles[entry] = bubble
+                    new.insert(0, bubble)
+                    continue
+                if new:
+                    await self.mount_all(new, after=bubble)
+                    new = []
+                await bubble.show(*wanted[entry])
+                before = bubble
+            if new:
+                await self.mount_all(new, before=before)
+            earlier.show(self.hidden_before)
+            later.show(self.hidden_after)
+
+    async def _shift(self, by: int) -> None:
+        """Move the window and keep in view what was next to the edge."""
+        async with self._busy:
+            shown = [e for e in self.entries if e in self._bubbles]
+            if not shown:
+                return
+            edge = self._bubbles[shown[0 if by < 0 else -1]].edge(top=by < 0)
+            self.release_anchor()
+            await self._show(self._first + by)
+        if edge.is_attached:
+            self.scroll_to_widget(edge, animate=False, top=by > 0)
 
     async def page(self, pages: int) -> None:
         """Scroll, and at an end move the window."""
@@ -111,42 +350,161 @@ class Transcript(VerticalScroll, can_focus=False):
         else:
             self.scroll_page_down(animate=False)
 
+    async def first(self) -> None:
+        """To the first entry."""
+        self.release_anchor()
+        async with self._busy:
+            await self._show(0)
+        self.scroll_home(animate=False)
+
+    async def last(self) -> None:
+        """To the end, and follow what comes."""
+        async with self._busy:
+            await self._show(self._count() - WINDOW)
+        self.anchor()
+        self._hint()
+
     async def on_more_clicked(self, event: More.Clicked) -> None:
         event.stop()
-        await self._shift(event.entries)
+        await self._shift(event.sheets)
 
-    def _open_reply(self) -> Reply | None:
-        reply = self.last_reply()
-        return None if reply is None or reply.whole else reply
+    async def on_below_clicked(self, event: Below.Clicked) -> None:
+        event.stop()
+        await self.last()
 
-    async def _shift(self, by: int) -> None:
-        """Move the window and keep in view what was next to the edge."""
-        shown = self.entries[self._first : self._first + WINDOW]
-        edge = shown[0] if by < 0 else shown[-1]
+    async def on_mouse_scroll_up(self) -> None:
+        if self.scroll_y <= 0 and self.hidden_before:
+            await self._shift(-STEP)
+
+    async def on_mouse_scroll_down(self) -> None:
+        if self.scroll_y >= self.max_scroll_y and self.hidden_after:
+            await self._shift(STEP)
+
+    def watch_scroll_y(self, old_value: float, new_value: float) -> None:
+        super().watch_scroll_y(old_value, new_value)
+        self._hint()
+
+    def _hint(self) -> None:
+        """Say that there is more, where it is not followed."""
+        if self._anchor_released and self.scroll_y >= self.max_scroll_y and not self.hidden_after:
+            self.anchor()
+        below = bool(self.entries) and not self.following
+        for hint in self.query_children(Below):
+            hint.display = below
+
+    # The message a person has selected.
+
+    def on_focus(self) -> None:
+        """The newest message is selected, or the last one in view."""
+        inside = self.scrollable_content_region
+        seen = [e for e, b in self._bubbles.items() if b.region.overlaps(inside)]
+        if self.selected not in seen:
+            messages = self._messages()
+            if not self.following:
+                messages = [e for e in messages if e in seen] or messages
+            self.selected = messages[-1] if messages else None
+        self._mark()
+
+    def on_blur(self) -> None:
+        self._mark()
+
+    def on_click(self, event: events.Click) -> None:
+        if self.screen.get_selected_text():
+            return  # text was selected with the mouse
+        for node in event.widget.ancestors_with_self if event.widget else ():
+            if isinstance(node, Bubble) and not isinstance(node.entry, Notice):
+                self.selected = node.entry
+                self.focus(scroll_visible=False)
+                self._mark()
+
+    async def on_key(self, event: events.Key) -> None:
+        character = event.character or ""
+        if character in "123456789" and character:
+            event.stop()
+            self._copy_code(int(character))
+        elif event.is_printable and character and event.key not in self._bindings.key_to_bindings:
+            event.stop()
+            self.post_message(self.Left(character))
+
+    def _messages(self) -> list[Entry]:
+        return [e for e in self.entries if not isinstance(e, Notice)]
+
+    def _mark(self) -> None:
+        for entry, bubble in self._bubbles.items():
+            bubble.set_class(entry is self.selected and self.has_focus, "-selected")
+
+    async def _choose(self, entry: Entry) -> None:
+        self.selected = entry
+        self._mark()
+        await self._reveal(entry)
+
+    async def _reveal(self, entry: Entry) -> None:
+        """Bring an entry into view: all of it if possible, else its beginning."""
+        if entry is self.entries[-1]:
+            await self.last()
+            return
+        place = self._place(entry)
+        async with self._busy:
+            if not self._first <= place < self._first + WINDOW:
+                await self._show(place - WINDOW // 2)
+        self._look_at(entry)
+
+    def _look_at(self, entry: Entry) -> None:
+        bubble = self._bubbles[entry]
+
+        def scroll() -> None:
+            if bubble.is_attached:
+                self.scroll_to_widget(bubble, animate=False, top=self._tall(bubble))
+                self._hint()
+
         self.release_anchor()
-        await self._show(self._first + by)
-        if bubble := self._bubbles.get(edge):
-            self.scroll_to_widget(bubble, animate=False, top=by > 0)
+        self.call_after_refresh(scroll)  # it has no place before
 
-    async def _show(self, first: int) -> None:
-        """Mount exactly the entries from `first` on that fit the window."""
-        self._first = max(0, min(first, len(self.entries) - WINDOW))
-        wanted = self.entries[self._first : self._first + WINDOW]
-        keep = set(wanted)
-        earlier, later = self.query(More)
-        with self.app.batch_update():
-            for entry in [e for e in self._bubbles if e not in keep]:
-                bubble = self._bubbles.pop(entry)
-                await bubble.rest()
-                await bubble.remove()
-            before: Static | Bubble = later
-            new: list[tuple[Bubble, Static | Bubble]] = []
-            for entry in reversed(wanted):
-                if entry not in self._bubbles:
-                    self._bubbles[entry] = Bubble(entry)
-                    new.append((self._bubbles[entry], before))
-                before = self._bubbles[entry]
-            for bubble, place in new:
-                await self.mount(bubble, before=place)
-            earlier.show(self.hidden_before)
-            later.show(self.hidden_after)
+    def _tall(self, bubble: Bubble) -> bool:
+        return bubble.outer_size.height > self.scrollable_content_region.height
+
+    async def action_select(self, by: int) -> None:
+        messages = self._messages()
+        if self.selected in messages:
+            at = messages.index(self.selected) + by
+            if 0 <= at < len(messages):
+                await self._choose(messages[at])
+            elif by < 0:
+                await self.first()
+        elif messages:
+            await self._choose(messages[-1])
+
+    async def action_first(self) -> None:
+        if messages := self._messages():
+            self.selected = messages[0]
+            self._mark()
+        await self.first()
+
+    async def action_last(self) -> None:
+        if messages := self._messages():
+            self.selected = messages[-1]
+            self._mark()
+        await self.last()
+
+    async def action_page(self, pages: int) -> None:
+        await self.page(pages)
+
+    def action_leave(self) -> None:
+        self.post_message(self.Left(""))
+
+    def action_want(self, action: str) -> None:
+        if self.selected is not None:
+            self.post_message(self.Wanted(action, self.selected))
+
+    def action_copy(self) -> None:
+        match self.selected:
+            case Said(draft) | Queued(draft):
+                self.post_message(self.Copied(printable(draft.text), "the message"))
+            case Reply(text):
+                self.post_message(self.Copied(printable(text), "the reply"))
+
+    def _copy_code(self, number: int) -> None:
+        if self.selected is not None:
+            code = self._papers[self.selected].code(number)
+            if code is not None:
+                self.post_message(self.Copied(code, f"code block {number}"))

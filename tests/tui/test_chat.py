@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from textual import events
-from textual.widgets import Markdown
 
 from mlx_maverick.errors import DoesNotFit
 from mlx_maverick.events import FinishReason
@@ -57,10 +56,11 @@ async def test_the_whole_is_shown_as_if_never_streamed(open_chat: Open) -> None:
             await asyncio.sleep(0)
         chat.engine.finish()
         await chat.until(lambda: not chat.screen.draining)
-        reply = chat.transcript.query(Markdown).last()
-        assert reply.source == text
+        *before, reply = chat.transcript.entries
+        assert isinstance(reply, Reply)
+        assert reply.text == text
         streamed = chat.seen()
-        await reply.update(text)
+        await chat.transcript.show([*before, Reply(text, whole=True)])
         await chat.pilot.pause()
         assert chat.seen() == streamed
         assert "the page" in streamed
