@@ -31,6 +31,7 @@ DTYPE_BITS = {
     "I16": 16, "U16": 16, "F16": 16, "BF16": 16,
     "I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64,
 }  # fmt: skip
+FLOATS = ("BF16", "F16", "F32")  # values of a model that is run; other types are codes
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,11 @@ class Tensor:
         """Number of elements."""
         return math.prod(self.shape)
 
+    def memory(self, element: int) -> int:
+        """Bytes in memory, where floating-point values take `element` each; codes stay as they
+        are."""
+        return self.size * element if self.dtype in FLOATS else self.nbytes
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -65,6 +71,10 @@ class Checkpoint:
     def nbytes(self) -> int:
         """Bytes of all tensors (without headers)."""
         return sum(t.nbytes for t in self.tensors.values())
+
+    def memory(self, element: int) -> int:
+        """Bytes of all tensors in memory; see `Tensor.memory`."""
+        return sum(t.memory(element) for t in self.tensors.values())
 
     @staticmethod
     def open(folder: Path) -> "Checkpoint":

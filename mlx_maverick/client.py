@@ -56,6 +56,7 @@ class Loaded:
     nbytes: int
     context: int  # tokens
     vision: bool  # sees pictures
+    limit: int  # bytes that the process may hold
 
 
 @dataclass(frozen=True)

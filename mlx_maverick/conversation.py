@@ -34,12 +34,24 @@ class Conversation:
         images: list[Picture] = []
         plain = [_message(message, images, config) for message in _listed(messages)]
         last = plain[-1]
+        if any(message.get("partial") for message in plain[:-1]):
+            raise UsageError("only the last message can be partial, to be gone on with")
         if last["role"] == "assistant":
-            raise UsageError("the last message is the assistant's; end with a user's")
+            if last.get("partial") and not last.get("tool_calls"):
+                return Conversation(_results_in_order(plain), images)
+            raise UsageError(
+                "the last message is the assistant's; end with a user's, or mark it as partial to "
+                "go on with it"
+            )
         silent = last["role"] not in RESULTS and not _says_something(last["content"])
         if last["role"] == "system" or silent:
             raise UsageError("the prompt is empty; write a message")
         return Conversation(_results_in_order(plain), images)
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the last message is the beginning of the reply that is asked for."""
+        return bool(self.messages[-1].get("partial"))
 
     def with_placeholders(self, picture: str) -> list[dict[str, Any]]:
         """The messages with lists of parts as text, pictures as `picture`: with tools, the
@@ -65,8 +77,11 @@ def _message(message: Message, images: list[Picture], config: ModelConfig) -> di
         raise UsageError(f"role {role!r} is not one of {', '.join(ROLES)}")
     made = {**message}
     calls = made.pop("tool_calls", None)
-    if "token_ids" in made and role != "assistant":
-        raise UsageError(f"a {role} message has token_ids; only the assistant's can")
+    for key in ("token_ids", "partial"):
+        if key in made and role != "assistant":
+            raise UsageError(f"a {role} message has {key}; only the assistant's can")
+    if not isinstance(made.get("partial", False), bool):
+        raise UsageError(f"partial is {made['partial']!r}, not true or false")
     if calls:
         if role != "assistant":
             raise UsageError(f"a {role} message has tool_calls; only the assistant's can")

@@ -7,7 +7,6 @@ it frees belongs to the thread that generates: whoever generates asks, as often 
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from . import pressure
 from .errors import MaverickError
@@ -23,18 +22,6 @@ CONFIRM = 0.1
 # Freed buffers are soon allocated again: shed at every reading, they would only be a slower
 # way to generate.
 SHED_EVERY = 5.0  # seconds, while a warning lasts
-
-
-@dataclass(frozen=True)
-class Watched:
-    """What the guard saw of the whole machine, and did; bytes. None without any reading."""
-
-    readings: int
-    worst: Pressure | None
-    peak_used: int | None
-    lowest_available: int | None
-    sheds: int
-    problem: str | None  # why there were no readings, or no more of them
 
 
 class Guard:
@@ -53,10 +40,6 @@ class Guard:
         self._due = -math.inf  # when the next reading is taken
         self._shed_again = -math.inf  # not before, for a warning
         self._doubt = False  # critical at the last reading, although all was freed
-        self._readings = self._sheds = 0
-        self._worst: Pressure | None = None
-        self._peak_used: int | None = None
-        self._lowest_available: int | None = None
         self.reading: Reading | None = None  # the last one
         self.problem: str | None = None  # why the guard sees nothing any more
         self.ended = False  # whether it has said that generation must end
@@ -92,31 +75,12 @@ class Guard:
                 self._due = now + min(CONFIRM, self._every)
 
     def _take(self) -> Reading:
-        reading = self._read()
-        self.reading, self._readings = reading, self._readings + 1
-        self._worst = max(self._worst or reading.pressure, reading.pressure)
-        used, available = self._peak_used, self._lowest_available
-        self._peak_used = reading.used if used is None else max(used, reading.used)
-        self._lowest_available = (
-            reading.available if available is None else min(available, reading.available)
-        )
-        return reading
+        self.reading = self._read()
+        return self.reading
 
     def _free(self, now: float) -> None:
-        self._sheds += 1
         self._shed_again = now + SHED_EVERY
         self._shed()
-
-    def watched(self) -> Watched:
-        """What was seen so far."""
-        return Watched(
-            readings=self._readings,
-            worst=self._worst,
-            peak_used=self._peak_used,
-            lowest_available=self._lowest_available,
-            sheds=self._sheds,
-            problem=self.problem,
-        )
 
     @property
     def why(self) -> str | None:

@@ -20,7 +20,7 @@ from .fingerprint import model_fingerprint
 from .kv import DENSE, KVOptions
 from .maverick import Maverick, checked
 from .memory import Budget
-from .model import Llama4, default_dtype, load_model, loaded_bytes
+from .model import Llama4, default_dtype, load_model
 from .prompt import Encoded, Message, Prompt
 from .streaming import counts
 from .streaming.decide import decide, streamable
@@ -113,7 +113,7 @@ class Unread:
                 f"dtype {dtype!r} cannot be computed in; use mlx.core's float32, bfloat16 or "
                 "float16"
             )
-        weights = loaded_bytes(checkpoint, dtype.size)
+        weights = checkpoint.memory(dtype.size)
         budget = Budget.of(config, weights, context, element_bytes=dtype.size, options=kv)
         limit, held = memory.machine_limit(), mx.get_active_memory()
         largest = mx.device_info().get("max_buffer_length")  # Metal only

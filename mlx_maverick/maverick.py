@@ -169,6 +169,11 @@ class Maverick:
         if wrong := [id for id in prompt.ids if not 0 <= id < most]:
             raise UsageError(f"the prompt holds token {wrong[0]} of a vocabulary of {most}")
         request = _request(options)
+        if prompt.begun and (request.tools or request.schema):
+            raise UsageError(
+                "a reply that is gone on with takes neither tools nor a JSON schema: what it has "
+                "to be was not asked of its beginning"
+            )
         session = options.get("session") or self.session()
         if not isinstance(session, Session):
             raise UsageError(f"session is not a Session but {type(session).__name__}")

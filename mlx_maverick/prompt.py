@@ -8,7 +8,7 @@ import copy
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,7 @@ class Encoded:
 
     ids: list[int]
     images: list[Picture]  # in the order of their placeholders
+    begun: list[int] = field(default_factory=list)  # the last of `ids`, if they begin the reply
 
     def fingerprint(self, patch_id: int | None) -> np.ndarray[Any, np.dtype[np.int64]]:
         """[len(ids)]: what each position holds. A patch carries its picture's digest, so that
@@ -120,6 +121,7 @@ class Prompt:
         they returned as `{"role": "tool", "tool_call_id", "content": text or anything JSON}`.
         An assistant message may carry `token_ids`, which were sampled for it: they take the
         place of its text if they say exactly the same, so that the KV cache stays valid.
+        If the last message is the assistant's and `partial` is true, it is gone on with.
         Text is only ever text: what looks like a special token in it is spelled out.
         Raises UsageError, NotFound or BadImage; a message is never sent without its picture.
         """
@@ -138,10 +140,14 @@ class Prompt:
                 f"the chat template of {self.name} does not show every reply; "
                 "use the original chat_template.jinja"
             )
+        texts = rendered.split(marks.reply)
+        begun: list[int] = []
+        if conversation.goes_on:  # what the template writes after it is left out
+            texts[-1], begun = "", replies[-1]
         ids: list[int] = []
-        for text, reply in zip(rendered.split(marks.reply), [*replies, []], strict=True):
+        for text, reply in zip(texts, [*replies, []], strict=True):
             ids += self._ids(text.replace(marks.picture, "<|image|>"), marks.special) + reply
-        return Encoded(self._with_patches(ids, conversation.images), conversation.images)
+        return Encoded(self._with_patches(ids, conversation.images), conversation.images, begun)
 
     def encode_text(self, text: str) -> Encoded:
         """A raw prompt after BOS, without template, for base models: special tokens in it
@@ -160,13 +166,16 @@ class Prompt:
         self, messages: list[dict[str, Any]], placeholder: str
     ) -> tuple[list[dict[str, Any]], list[list[int]]]:
         """The messages with a placeholder for every reply whose ids are known and right, and
-        those ids in order."""
+        those ids in order; also for one that is gone on with."""
         replies: list[list[int]] = []
         out = []
         for message in messages:
             message = {**message}
-            ids = message.pop("token_ids", None)
-            if ids is not None and self._are_reply(ids, message):
+            ids, partial = message.pop("token_ids", None), message.pop("partial", False)
+            known = ids is not None and self._are_reply(ids, message)
+            if partial and not known:
+                ids, known = self.plain_ids(message["content"]), True
+            if known:
                 replies.append(list(ids))
                 # The calls are among the ids.
                 message = {"role": message["role"], "content": placeholder}

@@ -5,13 +5,14 @@ Knows nothing of models. `parse` takes requests apart; `Outbox` writes events in
 Requests, told apart by `op`:
     load      model, context (tokens, or null for the default), kv (fields of KVOptions),
               experts (what ExpertOptions.of takes)
-    generate  id, messages (pictures as paths), options (fields of Sampling)
+    generate  id, messages (pictures as paths; a last one of the assistant's that is `partial` is
+              gone on with), options (fields of Sampling)
     cancel    id
     quit      as the end of stdin: stops what is going on and exits
 Events, told apart by `event`:
     ready     version
     loading   done, total (layers; total 0 while unknown)
-    loaded    name, parameters, nbytes, context, vision
+    loaded    name, parameters, nbytes, context, vision, limit (bytes that it may hold)
     prefill   id, done, total
     token     id, text, ids (of several tokens when the reader was slow; of none at the end)
     finished  id, reason, stats, problem (what memory was short of, or null)

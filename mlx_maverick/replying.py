@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from . import engine, engine_thread, grammar
 from .choosing import Chooser
-from .errors import MaverickError
 from .events import Event, Finished, FinishReason, Likely, Token
 from .grammar import JsonSchema
 from .guard import Guard
@@ -21,10 +20,9 @@ from .textstream import TextStream
 from .tools.watch import Watch
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future
-
     from .maverick import Maverick
     from .sampling import LogitsProcessor, Sampler
+    from .streaming.streams import Streams
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +47,7 @@ def events(
 ) -> Iterator[Event]:
     """The events of the reply to `prompt`."""
     sampling = request.sampling
-    text = TextStream(model.prompt.detokenizer(), sampling.stop)
+    text = TextStream(model.prompt.detokenizer(), sampling.stop, prompt.begun)
     calls = Watch(request.tools) if request.tools else None
     chooser = Chooser(
         sampling,
@@ -100,22 +98,20 @@ def events(
             session.check(turn)
     finally:
         model.forget_pictures()  # also when the caller stops listening
-        if model.model.streams is not None:
-            # On a thread that drops it another reply may be computed meanwhile.
-            save = model.model.streams.save
+        if (streams := model.model.streams) is not None:
             if engine_thread.is_here():
-                try:
-                    save()
-                except MaverickError as e:  # the reply is there all the same
-                    log.warning("what streaming noted is not kept: %s", e)
+                _keep_noted(streams)
             elif not engine_thread.ending():  # in a process that ends, what computes would abort
-                engine_thread.submit(save).add_done_callback(_told)
+                # This thread only drops the reply; another may be computed meanwhile.
+                engine_thread.submit(_keep_noted, streams)
 
 
-def _told(saved: "Future[None]") -> None:
-    """Nobody waits for it."""
-    if not saved.cancelled() and (problem := saved.exception()) is not None:
-        log.warning("what streaming noted is not kept: %s", problem)
+def _keep_noted(streams: "Streams") -> None:
+    """Nobody waits for it, and the reply is there all the same."""
+    try:
+        streams.save()
+    except Exception as e:  # noqa: BLE001 - said, and to whom else?
+        log.warning("what streaming noted is not kept: %s", e)
 
 
 def _token(model: "Maverick", sampled: engine.Sampled, text: str) -> Token:

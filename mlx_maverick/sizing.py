@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Generic, TypeVar
 
 from . import macs
-from .checkpoint import DTYPE_BITS, Checkpoint, Tensor
+from .checkpoint import DTYPE_BITS, FLOATS, Checkpoint, Tensor
 from .config import ModelConfig, TextConfig
 from .convert import published
 from .convert.layout import Layout
@@ -30,7 +30,6 @@ from .memory import (
     raise_limit,
 )
 from .names import TensorClass, canonical, tensor_class
-from .streaming.places import FLOATS
 from .streaming.plan import LEAST_SLOTS
 from .streaming.prediction import Prediction, even_hit_rate, predict
 from .units import gb
@@ -194,26 +193,21 @@ def of_folder(
     options: KVOptions = DENSE,
     element_bytes: int = BF16_BYTES,
 ) -> Need:
-    """The same of a folder that can be run, as it is. Loads mlx. Raises UsageError for a KV
-    cache that does not suit the model."""
-    from .model.weights import loaded_bytes
-
-    classes: dict[TensorClass | None, dict[str, Tensor]] = {}
+    """The same of a folder that can be run, as it is. Raises UsageError for a KV cache that does
+    not suit the model."""
+    classes: dict[TensorClass | None, list[Tensor]] = {}
     for name, tensor in checkpoint.tensors.items():
-        classes.setdefault(tensor_class(canonical(name)), {})[name] = tensor
-    sizes = {
-        cls: loaded_bytes(Checkpoint(checkpoint.folder, tensors), element_bytes)
-        for cls, tensors in classes.items()
-    }
-    weights, experts = sum(sizes.values()), classes.get(TensorClass.EXPERTS, {})
-    fused = any(name.endswith(published.GATE_UP) for name in experts)  # as they are published
+        classes.setdefault(tensor_class(canonical(name)), []).append(tensor)
+    sizes = {cls: sum(t.memory(element_bytes) for t in ts) for cls, ts in classes.items()}
+    weights, experts = sum(sizes.values()), classes.get(TensorClass.EXPERTS, [])
+    fused = any(t.name.endswith(published.GATE_UP) for t in experts)  # as they are published
     return Need(
         config=config,
         budget=Budget.of(config, weights, context, element_bytes=element_bytes, options=options),
         experts=sizes.get(TensorClass.EXPERTS, 0),
-        stored=sum(tensor.nbytes for tensor in experts.values()),
+        stored=sum(t.nbytes for t in experts),
         read=_read(sizes, config.text),
-        least=_least(((name, t.dtype, t.shape) for name, t in experts.items()), element_bytes),
+        least=_least(((t.name, t.dtype, t.shape) for t in experts), element_bytes),
         streamable=bool(experts) and not fused,
     )
 

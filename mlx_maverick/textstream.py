@@ -11,8 +11,13 @@ from typing import Any
 class TextStream:
     """The text of one reply. After `stopped` is true, nothing more comes."""
 
-    def __init__(self, detokenizer: Any, stop: Sequence[str] = ()):
+    def __init__(self, detokenizer: Any, stop: Sequence[str] = (), begun: Sequence[int] = ()):
+        """`begun`: tokens before it, whose text is known already. Bytes of a character that they
+        leave open count to the first one to come."""
         self._detokenizer, self._stop = detokenizer, tuple(stop)
+        for id in begun:
+            detokenizer.add_token(id)
+            _ = detokenizer.last_segment
         self._held = ""
         self.stopped = False
 

@@ -47,6 +47,8 @@ class Model(Protocol):
     @property
     def vision(self) -> bool: ...
     @property
+    def memory_limit(self) -> int: ...
+    @property
     def experts(self) -> ExpertStats | None: ...
 
     def session(self) -> Any: ...
@@ -170,6 +172,7 @@ class Worker:
             nbytes=model.nbytes,
             context=model.context,
             vision=model.vision,
+            limit=model.memory_limit,
         )
         self._report_memory()
 

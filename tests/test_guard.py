@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from mlx_maverick.errors import MaverickError
-from mlx_maverick.guard import CONFIRM, EVERY, SHED_EVERY, Guard, Watched
-from mlx_maverick.pressure import Pressure, Reading, linux, mac
+from mlx_maverick.guard import CONFIRM, EVERY, SHED_EVERY, Guard
+from mlx_maverick.pressure import Reading, linux, mac
 
 from .test_pressure import MAC, MEMINFO, PAGES, psi, vm_statistics64
 
@@ -85,7 +85,6 @@ def test_a_warning_frees_every_few_seconds_and_never_ends() -> None:
     scene = Scene(FINE, WARNED)
     assert not scene.run(EVERY + 4 * SHED_EVERY - 1)
     assert scene.freed == 4
-    assert scene.guard.watched().worst is Pressure.WARNING
     assert scene.guard.why is None
 
 
@@ -122,7 +121,6 @@ def test_freeing_that_helps_ends_nothing(critical: Reading) -> None:
     scene = Scene(critical, FINE)
     assert not scene.run(60)
     assert scene.freed == 1
-    assert scene.guard.watched().worst is Pressure.CRITICAL
 
 
 def test_one_odd_moment_ends_nothing(critical: Reading) -> None:
@@ -161,8 +159,6 @@ def test_a_machine_that_does_not_tell_is_not_watched(before: list[Reading]) -> N
     assert not scene.run(60)
     assert scene.reads == len(before) + 1
     assert scene.guard.problem == "macOS refuses sysctl hw.memsize (denied)"
-    assert scene.guard.watched().problem == scene.guard.problem
-    assert scene.guard.watched().readings == len(before)
 
 
 def test_faults_of_what_frees_are_not_swallowed() -> None:
@@ -173,25 +169,8 @@ def test_faults_of_what_frees_are_not_swallowed() -> None:
         Guard(lambda: WARNED, lambda: 0.0, shed=fail).check()
 
 
-def test_what_was_watched() -> None:
-    assert Scene(FINE).guard.watched() == Watched(0, None, None, None, 0, None)
-    used, available = FINE.used + GB, FINE.available - GB
-    more = replace(FINE, used=used, available=available, pressure=Pressure.WARNING)
-    scene = Scene(FINE, more, FINE)
-    scene.run(4 * EVERY)
-    watched = scene.guard.watched()
-    assert watched == Watched(
-        readings=scene.reads,
-        worst=Pressure.WARNING,
-        peak_used=used,
-        lowest_available=available,
-        sheds=1,
-        problem=None,
-    )
-
-
 def test_this_machine_is_watched_as_it_comes() -> None:
     guard = Guard()
     guard.check()
     assert guard.problem is None
-    assert guard.watched().readings >= 1
+    assert guard.reading is not None

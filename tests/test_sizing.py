@@ -18,7 +18,6 @@ from mlx_maverick.kv import KVOptions
 from mlx_maverick.macs import GIB, Machine, mac
 from mlx_maverick.memory import Budget
 from mlx_maverick.model import load_model
-from mlx_maverick.model.weights import loaded_bytes
 from mlx_maverick.published_models import MODELS
 from mlx_maverick.sizing import Size, Verdict, choose, fit
 from mlx_maverick.streaming.places import places
@@ -79,7 +78,7 @@ def test_converted_folders_have_the_predicted_bytes(
     for element in (2, 4):
         size = sizing.size(config, recipe, 100, element_bytes=element)
         assert size.disk == sum(file.stat().st_size for file in files)
-        weights = loaded_bytes(checkpoint, element)
+        weights = checkpoint.memory(element)
         assert size.budget == Budget.of(config, weights, 100, element_bytes=element)
     routed = [t.nbytes for n, t in checkpoint.tensors.items() if ".feed_forward.experts." in n]
     assert sizing.size(config, recipe, 100).experts == sum(routed)
@@ -332,7 +331,7 @@ def test_a_folder_needs_what_its_recipe_was_predicted_to(
     size = sizing.size(ModelConfig.from_folder(mini), recipe, 100, element_bytes=element)
     for name in ("experts", "stored", "read", "shared", "least", "streamable"):
         assert getattr(need, name) == getattr(size, name), name
-    assert need.budget.weights == loaded_bytes(checkpoint, element) == size.budget.weights
+    assert need.budget.weights == checkpoint.memory(element) == size.budget.weights
     assert need.least == least_bytes(places(checkpoint, config), element)  # slots of two forms
 
 

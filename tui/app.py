@@ -1,22 +1,41 @@
-"""The chat as an app: the screen, quitting, copying.
+"""The chat as an app: its screens, commands, keys and themes, quitting, copying.
 
-Knows nothing of messages and models.
+Knows nothing of messages.
 """
 
 import asyncio
 import signal
 import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from typing import ClassVar
 
-from textual.app import App
+from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
+from textual.screen import Screen
 
 from ..errors import Interrupted, MaverickError
-from .clipboard import has_pasteboard, pbcopy
+from .clipboard import copy
 from .composer import Composer
 from .controller import Controller
 from .conversation import Picture
 from .screen import ChatScreen
+from .thumbnail import Mode
+from .transcript import Transcript
+
+
+@dataclass(frozen=True)
+class Start:
+    """What the app begins with."""
+
+    pictures: tuple[Picture, ...] = ()  # for the first message
+    notes: tuple[str, ...] = ()  # what to say at once
+    models: tuple[str, ...] = ()  # that were used before, the latest first
+    keymap: Mapping[str, str] = field(default_factory=dict)  # keys by binding id
+    theme: str | None = None
+    thumbnails: Mode = "auto"
+    remember_theme: Callable[[str], None] = lambda name: None
 
 
 class ChatApp(App[None]):
@@ -24,16 +43,16 @@ class ChatApp(App[None]):
 
     CSS_PATH = "maverick.tcss"
     TITLE = "mlx-maverick"
-    ENABLE_COMMAND_PALETTE = False
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("ctrl+q", "quit", "Quit", priority=True),
+        Binding("ctrl+q", "quit", "Quit", id="quit", priority=True),
         # Priority: the editor and the screen bind it too, for copying alone.
         Binding("ctrl+c", "copy_or_quit", "Copy what is selected, or quit", priority=True),
     ]
 
-    def __init__(self, controller: Controller, pictures: tuple[Picture, ...] = ()):
+    def __init__(self, controller: Controller, start: Start = Start()):
         super().__init__()
-        self._chat = ChatScreen(controller, pictures)
+        self._start = start
+        self._chat = ChatScreen(controller, start)
         self._signal: MaverickError | None = None
 
     @property
@@ -44,9 +63,33 @@ class ChatApp(App[None]):
         return self._chat
 
     def on_mount(self) -> None:
+        self.set_keymap(dict(self._start.keymap))
+        if self._start.theme is not None:
+            self.theme = self._start.theme
+        self.theme_changed_signal.subscribe(self, self._theme_changed)
         if threading.current_thread() is threading.main_thread():
             # An exception out of a signal handler would leave the terminal as it is.
             asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._terminated)
+
+    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
+        """All that a key does, and what Textual has."""
+        if screen is self._chat:
+            for binding in Binding.make_bindings(ChatScreen.BINDINGS):
+                keys = self._keys(binding)
+                run = partial(self._chat.run_action, binding.action)
+                yield SystemCommand(binding.description, keys, partial(self.call_later, run))
+        yield from super().get_system_commands(screen)
+
+    def _keys(self, binding: Binding) -> str:
+        keys = self._start.keymap.get(binding.id or "", binding.key)
+        return ", ".join(keys.split(","))
+
+    def _theme_changed(self, theme: object) -> None:
+        if self.theme != self._start.theme:
+            try:
+                self._start.remember_theme(self.theme)
+            except MaverickError as e:
+                self._chat.tell(str(e))
 
     def _terminated(self) -> None:
         self._signal = Interrupted("terminated")
@@ -60,7 +103,13 @@ class ChatApp(App[None]):
             self.exit()
 
     def copy_to_clipboard(self, text: str) -> None:
-        if has_pasteboard() and pbcopy(text):
-            self._clipboard = text  # what the editor pastes
-        else:
-            super().copy_to_clipboard(text)
+        problem = copy(text, super().copy_to_clipboard)
+        self._clipboard = text  # what the editor pastes
+        if problem:
+            self.notify(problem, markup=False)
+
+
+# What a person can give other keys.
+REMAPPABLE: list[BindingType] = [
+    *ChatApp.BINDINGS, *ChatScreen.BINDINGS, *Composer.BINDINGS, *Transcript.BINDINGS,
+]  # fmt: skip

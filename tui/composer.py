@@ -6,15 +6,15 @@ what it holds as it is.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from textual import events
+from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.widgets import TextArea
 
 from ..cli.terminal import printable
 from .pictures import pasted
-
-NEWLINE = ("shift+enter", "ctrl+j")
 
 
 def clean(text: str) -> str:
@@ -26,6 +26,12 @@ def clean(text: str) -> str:
 class Composer(TextArea):
     """The editor at the bottom."""
 
+    BINDINGS: ClassVar[list[BindingType]] = [
+        # Priority: the editor makes a new line of enter.
+        Binding("enter", "send", "Send", id="send", priority=True),
+        Binding("shift+enter,ctrl+j", "newline", "New line", id="newline", priority=True),
+    ]
+
     @dataclass
     class Submitted(Message):
         text: str
@@ -35,6 +41,15 @@ class Composer(TextArea):
         """Picture files were pasted, or dragged into the terminal."""
 
         paths: list[Path]
+
+    @dataclass
+    class Recalled(Message):
+        """An arrow key at the first or the last line: the text before or after is wanted."""
+
+        by: int
+
+    class Pasted(Message):
+        """Something is to be pasted, a picture perhaps."""
 
     class Emptied(Message):
         """Backspace where there is nothing left to delete."""
@@ -56,22 +71,24 @@ class Composer(TextArea):
         )
         self.cursor_blink = False  # a blinking cursor is a timer
 
-    def put(self, text: str) -> None:
-        """Put `text` before what is there, the cursor at the end."""
-        self.text = "\n".join(filter(None, (clean(text), self.text)))
+    def replace_all(self, text: str) -> None:
+        """Hold `text` alone, the cursor at the end."""
+        self.text = clean(text)
         self.move_cursor(self.document.end)
 
+    def put(self, text: str) -> None:
+        """Put `text` before what is there, the cursor at the end."""
+        self.replace_all("\n".join(filter(None, (text, self.text))))
+
     async def _on_key(self, event: events.Key) -> None:
-        if event.key == "enter":
-            event.stop()
-            event.prevent_default()
-            self.post_message(self.Submitted(self.text))
-        elif event.key in NEWLINE:
-            event.stop()
-            event.prevent_default()
-            self._replace_via_keyboard("\n", *self.selection)
-        elif event.key == "backspace" and not self.text:
+        if event.key == "backspace" and not self.text:
             self.post_message(self.Emptied())
+
+    def action_send(self) -> None:
+        self.post_message(self.Submitted(self.text))
+
+    def action_newline(self) -> None:
+        self._replace_via_keyboard("\n", *self.selection)
 
     async def _on_paste(self, event: events.Paste) -> None:
         # Both handlers would run, this one and the editor's own.
@@ -81,6 +98,25 @@ class Composer(TextArea):
             self.post_message(self.Dropped(paths))
         elif result := self._replace_via_keyboard(clean(event.text), *self.selection):
             self.move_cursor(result.end_location)
+
+    def action_cursor_up(self, select: bool = False) -> None:
+        if self.navigator.is_first_wrapped_line(self.selection.end) and not select:
+            self.post_message(self.Recalled(-1))
+        else:
+            super().action_cursor_up(select)
+
+    def action_cursor_down(self, select: bool = False) -> None:
+        if self.navigator.is_last_wrapped_line(self.selection.end) and not select:
+            self.post_message(self.Recalled(1))
+        else:
+            super().action_cursor_down(select)
+
+    def action_paste(self) -> None:
+        self.post_message(self.Pasted())
+
+    def paste_text(self) -> None:
+        """What was copied within the app, or nothing."""
+        super().action_paste()
 
     def action_cursor_page_up(self) -> None:
         self.post_message(self.Paged(-1))

@@ -1,109 +1,32 @@
-"""Joins the worker and the conversation: what a person may do when, and what the events mean.
+"""Joins worker, conversation and store: what a person may do when, and what the events mean.
 
-Knows nothing of widgets: it posts the messages below. `deliver` is called on the client's
-thread; everything else belongs to the app's.
+Knows nothing of widgets: it posts what `happened`. Everything belongs to the app's thread.
 """
 
 import time
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
 
 from textual.message import Message
 
 from ..client import Died, Failed, Loaded, Loading, Memory, Step, Text, WorkerEvent
 from ..errors import MaverickError
 from ..events import Finished, FinishReason, Prefill
-from ..kv import KVOptions
-from ..sampling import Sampling
-from ..streaming.options import ExpertOptions
-from .conversation import Conversation, Draft, Turn
+from . import happened
+from .answer import Answer, Kind
+from .conversation import Conversation, Draft, Node
+from .keeper import Keeper
+from .link import Connect, Engine, Link
 from .live import Live, Phase
+from .settings.settings import Settings
 
 if TYPE_CHECKING:
     from ..memory import Reading
 
 LIVE_SECONDS = 0.25  # the status line changes at most four times a second
 PRESSURE_SECONDS = 1.0
-
-
-class Engine(Protocol):
-    """What the chat uses of `Client`; tests bring their own."""
-
-    def load(
-        self,
-        model: str,
-        context: int | None = None,
-        kv: KVOptions | None = None,
-        experts: ExpertOptions | None = None,
-    ) -> None: ...
-    def generate(self, messages: list[dict[str, Any]], sampling: Sampling) -> int: ...
-    def cancel(self, id: int) -> None: ...
-    def close(self) -> bool: ...
-
-
-Connect = Callable[[Callable[[WorkerEvent], None]], Engine]
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the chat was started with."""
-
-    model: str
-    context: int | None = None
-    system: str | None = None
-    sampling: Sampling = field(default_factory=Sampling)
-    kv: KVOptions = field(default_factory=KVOptions)
-    experts: ExpertOptions = field(default_factory=ExpertOptions)
-
-
-class Wake(Message):
-    """Events wait, and nobody is draining them."""
-
-
-@dataclass
-class LiveChanged(Message):
-    live: Live
-
-
-@dataclass
-class ModelReady(Message):
-    model: Loaded
-
-
-@dataclass
-class ModelFailed(Message):
-    """There is no model: it could not be loaded, or its process ended."""
-
-    error: MaverickError
-
-
-@dataclass
-class ReplyGrew(Message):
-    text: str
-
-
-@dataclass
-class ReplyEnded(Message):
-    """The reply stands as it is; `note` says why it is not whole, and is empty if it is."""
-
-    note: str
-
-
-@dataclass
-class MessageReturned(Message):
-    """Nothing came of a message: it goes back to where it was written."""
-
-    draft: Draft
-    error: MaverickError | None  # None: the person stopped it
-
-
-@dataclass
-class Trouble(Message):
-    """Something to tell that changes nothing."""
-
-    text: str
+BROKEN_OFF = "broken off"
 
 
 class Controller:
@@ -112,29 +35,26 @@ class Controller:
     def __init__(
         self,
         connect: Connect,
-        options: Options,
+        settings: Settings,
+        keeper: Keeper | None = None,
         read_memory: "Callable[[], Reading] | None" = None,
         clock: Callable[[], float] = time.monotonic,
     ):
-        self.options = options
-        self.conversation = Conversation(options.system)
-        self.live = Live()
-        self.vision: bool | None = None  # None: not known yet
-        self._connect = connect
+        """`keeper`: what is said goes nowhere without one."""
+        self.settings = settings
+        self.conversation = Conversation(settings.system)
+        self.keeper = keeper or Keeper(None)
+        self.keeper.tell = lambda text: self._post(happened.Trouble(text))
+        self.live = Live(phase=Phase.ENDED)
+        self.model: Loaded | None = None
+        self.queue: tuple[Draft, ...] = ()
+        self._link = Link(connect, self._wake, self._keep)
         self._read_memory = read_memory
         self._clock = clock
         self._post: Callable[[Message], object] = lambda message: None
         self._bound = False
-        self._woken = False
-        self._events: deque[WorkerEvent] = deque()
-        self._engine: Engine | None = None
-        self._id: int | None = None  # of the reply that is being written
-        self._draft = Draft("")
-        self._parts: list[str] = []
-        self._fresh: list[str] = []  # not posted yet
-        self._tokens = self._first_tokens = 0
-        self._token_ids: list[int] = []
-        self._first_time = self._live_due = self._pressure_due = 0.0
+        self._answer: Answer | None = None  # the reply that is being written
+        self._live_due = self._pressure_due = 0.0
 
     @property
     def phase(self) -> Phase:
@@ -144,58 +64,154 @@ class Controller:
     def busy(self) -> bool:
         return self.phase in (Phase.LOADING, Phase.ANSWERING)
 
-    # What a person does.
+    @property
+    def vision(self) -> bool | None:
+        """Whether the model sees pictures; None while that is not known."""
+        return None if self.model is None else self.model.vision
+
+    # The model.
 
     def start(self) -> None:
-        """Start a worker and load the model. Raises OSError if no process can be started."""
-        self._id = None
-        self._set(phase=Phase.LOADING, loaded=0, to_load=0, model=0, kv=0, tps=0.0)
-        self._engine = self._connect(self.deliver)
-        asked = self.options
-        self._engine.load(asked.model, asked.context, asked.kv, asked.experts)
+        """Start a worker and load the model, in place of what there is."""
+        settings, self.model = self.settings, None
+        if settings.model is None:
+            return
+        model = settings.model
+
+        def load(engine: Engine) -> None:
+            engine.load(model, settings.context, settings.kv, settings.experts)
+
+        self._link.start(load)
+        self._set(phase=Phase.LOADING, loaded=0, to_load=0, model=0, kv=0, **_NO_SPEED)
         self._wake()
 
     def restart(self) -> None:
-        """Start another worker after the last one ended; the conversation goes on."""
-        if self.phase is not Phase.ENDED:
-            return
-        self.close()
-        try:
+        """Load the model again; the conversation goes on."""
+        if self.phase in (Phase.ENDED, Phase.READY):
             self.start()
-        except OSError as e:
-            self._lost(MaverickError(f"the model's process cannot be started: {e}"))
 
-    def send(self, draft: Draft) -> str:
-        """Ask for a reply. What is in the way, or the empty string if nothing is."""
-        match self.phase:
-            case Phase.LOADING:
-                return "the model is still loading"
-            case Phase.ANSWERING:
-                return "esc stops this reply first"
-            case Phase.ENDED:
-                return "the model's process has ended: ctrl+r starts it again"
-        if draft.pictures and self.vision is False:
-            return "this model sees no pictures: remove them first"
-        assert self._engine is not None  # READY comes from an engine
-        self._draft, self._parts, self._fresh = draft, [], []
-        self._tokens = self._first_tokens = 0
-        self._token_ids = []
-        self._id = self._engine.generate(self.conversation.messages(draft), self.options.sampling)
-        self._set(phase=Phase.ANSWERING, prefilled=0, prompt=0, tps=0.0)
-        self._wake()
-        return ""
-
-    def stop(self) -> None:
-        """Stop the reply; what there is of it stays."""
-        if self._engine is not None and self._id is not None:
-            self._engine.cancel(self._id)
+    def change(self, settings: Settings) -> None:
+        """Go on with other settings; the model is loaded again if they ask for that."""
+        before, self.settings = self.settings, settings
+        self.conversation.system = settings.system
+        self.keeper.changed(settings.model or "", settings.system, settings.as_dict())
+        if settings.reloads(before) or self.phase is Phase.ENDED:
+            self._break_off(None)
+            self.start()
 
     def close(self) -> bool:
-        """End the worker; whether it has ended."""
-        engine, self._engine = self._engine, None
-        return engine is None or engine.close()
+        """End the worker; whether it has ended. What was said is kept, and what there is of a
+        reply."""
+        if self._answer is not None and not self._answer.something:
+            self._answer.kind = Kind.AGAIN  # the question stays
+        self._break_off(None)
+        self.keeper.close()
+        return self._link.close()
 
-    # From the worker to the app.
+    # Talking. What returns text says what is in the way, if anything is.
+
+    def send(self, draft: Draft) -> str:
+        """Ask for a reply, now or when the present one is there."""
+        if self.phase is Phase.ENDED:
+            return "there is no model: ctrl+r loads it"
+        if draft.pictures and self.vision is False:
+            return "this model sees no pictures: remove them first"
+        if self.busy:
+            self._queue(*self.queue, draft)
+        else:
+            self._ask(draft, self.conversation.leaf)
+        return ""
+
+    def edit(self, node: Node, draft: Draft) -> str:
+        """Ask a question in other words; the first ones stay as another version."""
+        if refusal := self._in_the_way():
+            return refusal
+        if draft.pictures and self.vision is False:
+            return "this model sees no pictures: remove them first"
+        self._ask(draft, self.conversation.parent(node))
+        self._post(happened.PathChanged())
+        return ""
+
+    def regenerate(self, node: Node | None = None) -> str:
+        """Ask for another reply in place of one, or of the last; or for the one that never
+        came."""
+        if refusal := self._in_the_way():
+            return refusal
+        node = node or self.conversation.leaf
+        question = self.conversation.parent(node) if node and node.role == "assistant" else node
+        if question is None:
+            return "there is nothing to answer yet"
+        reply = self.conversation.add(Node("assistant", whole=False), question)
+        self._begin(Answer(reply, Kind.AGAIN))
+        self._post(happened.PathChanged())
+        return ""
+
+    def go_on(self, node: Node | None = None) -> str:
+        """Go on with a reply that was cut off."""
+        if refusal := self._in_the_way():
+            return refusal
+        node = node or self.conversation.leaf
+        if node is None or node.role != "assistant":
+            return "there is no reply to go on with"
+        if node.children:
+            return "the conversation went on after this reply: r asks for another one"
+        if not node.note:
+            return "this reply is whole: ctrl+g asks for another one"
+        self.conversation.show(node)
+        self._begin(Answer.on(node))
+        self._post(happened.PathChanged())
+        return ""
+
+    def turn(self, node: Node, by: int) -> str:
+        """Show another version of a message."""
+        if refusal := self._in_the_way():
+            return refusal
+        if (other := self.conversation.turn(node, by)) is None:
+            return "there is no other version"
+        self.keeper.shown(self.conversation)
+        self._post(happened.PathChanged(other))
+        return ""
+
+    def take_back(self) -> Draft | None:
+        """The last message that waits, which waits no more."""
+        if not self.queue:
+            return None
+        *rest, last = self.queue
+        self._queue(*rest)
+        return last
+
+    def stop(self) -> None:
+        """Stop the reply; what there is of it stays. Or stop loading."""
+        if self.phase is Phase.LOADING:
+            self._link.end()
+            self._set(phase=Phase.ENDED, model=0, kv=0, **_NO_SPEED)
+            self._post(happened.LoadingStopped())
+            self._return_queue()
+        elif self._link.engine is not None and self._answer is not None:
+            self._link.engine.cancel(self._answer.id)
+
+    # Chats.
+
+    def new_chat(self) -> str:
+        """Begin another one."""
+        if refusal := self._in_the_way():
+            return refusal
+        self.keeper.forget()
+        self._show(Conversation(self.settings.system))
+        return ""
+
+    def open_chat(self, chat: int) -> str:
+        """Go on with one that was kept, with its settings but the present model. Raises
+        MaverickError if it cannot be read."""
+        if refusal := self._in_the_way():
+            return refusal
+        stored, conversation = self.keeper.open(chat)
+        theirs = Settings.of_dict(stored.settings)
+        self.settings = replace(self.settings, system=stored.system, sampling=theirs.sampling)
+        self._show(conversation)
+        return ""
+
+    # Between the worker and the app.
 
     def bind(self, post: Callable[[Message], object] | None) -> None:
         """Where messages go from now on; None for nowhere, when the app closes."""
@@ -203,122 +219,209 @@ class Controller:
         self._bound = post is not None
         self._wake()
 
-    def deliver(self, event: WorkerEvent) -> None:
-        """Take an event from any thread."""
-        self._events.append(event)
-        if not self._woken:
-            self._wake()
-
     def _wake(self) -> None:
         if self._bound:
-            self._woken = True
-            self._post(Wake())
+            self._post(happened.Wake())
+
+    def _keep(self, event: Text) -> None:
+        self.keeper.append(event.text, event.ids)
 
     def drain(self) -> None:
         """Handle what came. Call it at 20 Hz while `busy`, and after each Wake."""
-        self._woken = False  # before the first look: an event that comes later wakes again
-        while self._events:
-            self._handle(self._events.popleft())
+        events = self._link.take()
+        while events:
+            self._handle(events.popleft())
         self._flush()
         now = self._clock()
         if now >= self._live_due:
             self._update(now)
 
     def _handle(self, event: WorkerEvent) -> None:
+        id = self._answer.id if self._answer else None
         match event:
             case Loading(done, total):
                 self.live = replace(self.live, loaded=done, to_load=total)
             case Loaded():
-                self.vision = event.vision
-                self._set(phase=Phase.READY, model=event.nbytes, context=event.context)
-                self._post(ModelReady(event))
+                self.model = event
+                self._set(
+                    phase=Phase.READY, model=event.nbytes, context=event.context, limit=event.limit
+                )
+                self._post(happened.ModelReady(event))
+                self._next()
             case Memory():
                 self.live = replace(
                     self.live, model=event.active, kv=event.kv, experts=event.experts
                 )
-            case Text(id=id) if id == self._id:
+            case Text() if event.id == id:
                 self._text(event)
-            case Step(id=id, event=Prefill(done, total)) if id == self._id:
-                self.live = replace(self.live, prefilled=done, prompt=total, context_used=done)
-            case Step(id=id, event=Finished() as finished) if id == self._id:
+            case Step(event=Prefill(done, total)) if event.id == id:
+                self._read(done, total)
+            case Step(event=Finished() as finished) if event.id == id:
                 self._finished(finished)
             case Failed(op="load"):
                 self._lost(event.error())
-            case Failed(id=id) if id is not None and id == self._id:
+            case Failed() if event.id is not None and event.id == id:
                 self._failed(event.error())
             case Failed():
-                self._post(Trouble(event.message))
+                self._post(happened.Trouble(event.message))
             case Died():
                 self._lost(MaverickError(str(event)))
 
+    # One reply.
+
+    def _in_the_way(self) -> str:
+        match self.phase:
+            case Phase.LOADING:
+                return "the model is still loading: esc stops that"
+            case Phase.ANSWERING:
+                return "esc stops this reply first"
+        return ""
+
+    def _ask(self, draft: Draft, parent: Node | None) -> None:
+        question = self.conversation.add(Node("user", draft.text, draft.pictures), parent)
+        reply = self.conversation.add(Node("assistant", whole=False), question)
+        self._begin(Answer(reply, Kind.NEW))
+        self._post(happened.Asked(question, reply))
+
+    def _begin(self, answer: Answer) -> None:
+        engine, settings = self._link.engine, self.settings
+        assert engine is not None  # READY comes from an engine
+        reply = answer.node
+        above = self.conversation.parent(reply)
+        assert above is not None  # a reply answers something
+        self.keeper.asked(
+            self.conversation, settings.model or "", settings.as_dict(), reply, answer.shortened
+        )
+        asked = self.conversation.messages(reply if answer.kind is Kind.ON else above)
+        self._answer = answer
+        answer.id = engine.generate(asked, settings.sampling)
+        self._set(phase=Phase.ANSWERING, prefilled=0, prompt=0, **_NO_SPEED)
+        self._wake()
+
+    def _read(self, done: int, total: int) -> None:
+        assert self._answer is not None
+        self._answer.read(done, total, self._clock())
+        self.live = replace(self.live, prefilled=done, prompt=total, context_used=done)
+
     def _text(self, event: Text) -> None:
-        if not self._parts:
-            self._first_time, self._first_tokens = self._clock(), len(event.ids)
-        self._parts.append(event.text)
-        self._fresh.append(event.text)
-        self._tokens += len(event.ids)
-        self._token_ids += event.ids
-        seconds = self._clock() - self._first_time
-        tps = (self._tokens - self._first_tokens) / seconds if seconds > 0 else 0.0
-        used = self.live.prompt + self._tokens
-        self.live = replace(self.live, prefilled=self.live.prompt, tps=tps, context_used=used)
+        answer = self._answer
+        assert answer is not None
+        answer.add(event.text, event.ids, self._clock())
+        used = self.live.prompt + answer.tokens
+        self.live = replace(self.live, prefilled=self.live.prompt, context_used=used)
 
     def _finished(self, finished: Finished) -> None:
-        stats, note = finished.stats, ""
+        answer, stats, note = self._answer, finished.stats, ""
+        assert answer is not None
+        used = stats.prompt_tokens + stats.new_tokens
         if finished.reason is FinishReason.CANCELLED:
-            if not "".join(self._parts):
+            if not answer.something:
                 self._return(None)
                 return
             note = "stopped"
         elif finished.reason is FinishReason.MEMORY:
             note = f"cut off: {finished.problem}"
         elif finished.reason is FinishReason.LENGTH:
-            used = stats.prompt_tokens + stats.new_tokens
             full = self.live.context and used >= self.live.context
             note = "cut off: the context is full" if full else "cut off at --max-tokens"
+        answer.node.stats = asdict(stats)
         self._end(note)
         self._set(
-            phase=Phase.READY,
-            prompt=stats.prompt_tokens,
-            prefilled=stats.prompt_tokens,
-            context_used=stats.prompt_tokens + stats.new_tokens,
-            tps=stats.decode_tps,
-        )
+            phase=Phase.READY, prompt=stats.prompt_tokens, prefilled=stats.prompt_tokens,
+            context_used=used, tps=stats.decode_tps, tps_average=stats.decode_tps,
+        )  # fmt: skip
+        if finished.reason in (FinishReason.STOP, FinishReason.LENGTH):
+            self._next()
+        else:
+            self._return_queue()
 
     def _failed(self, error: MaverickError) -> None:
         """The reply cannot go on: what there is of it stays, or the message goes back."""
-        if "".join(self._parts):
-            self._end(f"broken off: {error}")
-            self._set(phase=Phase.READY)
-        else:
-            self._return(error)
-
-    def _return(self, error: MaverickError | None) -> None:
-        self._id = None
-        self._set(phase=Phase.READY, prompt=0, prefilled=0, tps=0.0)
-        self._post(MessageReturned(self._draft, error))
-
-    def _end(self, note: str) -> None:
-        self._flush()
-        self._id = None
-        self.conversation.turns.append(
-            Turn(self._draft, "".join(self._parts), tuple(self._token_ids))
-        )
-        self._post(ReplyEnded(note))
+        self._break_off(error)
+        self._set(phase=Phase.READY, prompt=0, prefilled=0, **_NO_SPEED)
+        self._return_queue()
 
     def _lost(self, error: MaverickError) -> None:
-        if self._id is not None:
-            if "".join(self._parts):
-                self._end("broken off")
+        """There is no worker any more."""
+        self._break_off(None)
+        self._link.end()
+        self.model = None
+        loading = self.phase is Phase.LOADING
+        self._set(phase=Phase.ENDED, model=0, kv=0, **_NO_SPEED)
+        self._return_queue()
+        self._post(happened.ModelFailed(error, loading))
+
+    def _break_off(self, error: MaverickError | None) -> None:
+        if self._answer is not None:
+            if self._answer.something:
+                self._end(f"{BROKEN_OFF}: {error}" if error else BROKEN_OFF)
             else:
-                self._return(None)
-        self._set(phase=Phase.ENDED, model=0, kv=0, tps=0.0)
-        self._post(ModelFailed(error))
+                self._return(error)
+
+    def _end(self, note: str) -> None:
+        """The reply stands as it is."""
+        self._flush()
+        answer, self._answer = self._answer, None
+        assert answer is not None
+        answer.node.note, answer.node.whole = note, True
+        self.keeper.ended(self.conversation, answer.node)
+        self._post(happened.ReplyEnded(answer.node))
+
+    def _return(self, error: MaverickError | None) -> None:
+        """Nothing came of a reply: all is as it was before it was asked for."""
+        answer, self._answer = self._answer, None
+        assert answer is not None
+        reply = answer.node
+        self._set(phase=Phase.READY, prompt=0, prefilled=0, **_NO_SPEED)
+        if answer.kind is Kind.ON:
+            reply.note, reply.whole = answer.note, True
+            self.keeper.ended(self.conversation, reply)
+        else:
+            question = self.conversation.parent(reply)
+            self._take_out(reply)
+            if answer.kind is Kind.NEW and question is not None:
+                self._take_out(question)
+                self._post(happened.MessageReturned(question.draft, error))
+                return
+        self._post(happened.PathChanged())
+        if error is not None:
+            self._post(happened.Trouble(str(error)))
+
+    def _take_out(self, node: Node) -> None:
+        self.conversation.remove(node)
+        self.keeper.discard(node)
+        self.keeper.shown(self.conversation)
+
+    def _queue(self, *drafts: Draft) -> None:
+        self.queue = drafts
+        self._set(queued=len(drafts))
+        self._post(happened.QueueChanged(drafts))
+
+    def _next(self) -> None:
+        """What waits is sent now."""
+        if self.queue:
+            first, *rest = self.queue
+            self._queue(*rest)
+            if refusal := self.send(first):
+                self._post(happened.MessageReturned(first, MaverickError(refusal)))
+
+    def _return_queue(self) -> None:
+        """What waits goes back to where it was written."""
+        if self.queue:
+            returned = sum(self.queue, Draft(""))
+            self._queue()
+            self._post(happened.MessageReturned(returned, None))
+
+    # What is shown.
+
+    def _show(self, conversation: Conversation) -> None:
+        self.conversation = conversation
+        self._set(prompt=0, prefilled=0, context_used=0, kv=0, **_NO_SPEED)
+        self._post(happened.PathChanged())
 
     def _flush(self) -> None:
-        if text := "".join(self._fresh):
-            self._post(ReplyGrew(text))
-        self._fresh = []
+        if self._answer is not None and (text := self._answer.take()):
+            self._post(happened.ReplyGrew(text))
 
     def _set(self, **changes: Any) -> None:
         """A change that is shown at once."""
@@ -328,10 +431,31 @@ class Controller:
     def _update(self, now: float) -> None:
         if self._read_memory is not None and now >= self._pressure_due:
             self._pressure_due = now + PRESSURE_SECONDS
-            try:
-                pressure = self._read_memory().pressure.name.lower()
-            except (MaverickError, OSError):
-                pressure = "unknown"
-            self.live = replace(self.live, pressure=pressure)
+            self._look(self._read_memory)
+        if self._answer is not None:
+            self.live = replace(self.live, **_speeds(self._answer, now))
+        if self.live.unsaved != self.keeper.unsaved:
+            self.live = replace(self.live, unsaved=self.keeper.unsaved)
         self._live_due = now + LIVE_SECONDS
-        self._post(LiveChanged(self.live))
+        self._post(happened.LiveChanged(self.live))
+
+    def _look(self, read_memory: "Callable[[], Reading]") -> None:
+        try:
+            pressure = read_memory().pressure
+        except (MaverickError, OSError):
+            self.live = self.live.pressed("unknown")
+            return
+        self.live = self.live.pressed(pressure.name.lower())
+
+
+def _speeds(answer: Answer, now: float) -> dict[str, Any]:
+    said = {}
+    if answer.reading is not None:
+        said = {"prefill_tps": answer.reading.average}
+        said["eta"] = answer.reading.left(now, answer.prompt)
+    if answer.writing is not None:
+        said |= {"tps": answer.writing.recent(now), "tps_average": answer.writing.average}
+    return said
+
+
+_NO_SPEED: dict[str, Any] = {"tps": 0.0, "tps_average": 0.0, "prefill_tps": 0.0, "eta": 0.0}

@@ -1,10 +1,12 @@
-"""The one screen of the chat: transcript, pictures, editor, status line.
+"""The chat's screen: transcript, what waits, pictures, editor, status line.
 
 Knows nothing of the worker's protocol: the controller says what happened, this shows it.
 """
 
+import asyncio
 import re
-from typing import ClassVar
+from itertools import takewhile
+from typing import TYPE_CHECKING, ClassVar
 
 from textual import on
 from textual.app import ComposeResult
@@ -16,42 +18,67 @@ from textual.widgets import Static
 
 from ..cli.terminal import printable
 from ..errors import MaverickError
+from ..paths import cache_dir
 from ..units import gb
-from . import controller as chat
+from . import happened
+from .clipboard import has_pasteboard
+from .clipboard import picture as clipboard_picture
 from .composer import Composer
-from .conversation import Draft, Picture
+from .controller import Controller
+from .conversation import Draft, Node
+from .dialogs import Dialogs
+from .history import History
 from .live import Live, Phase
-from .message import Notice, Reply, Said
+from .message import Entry, Notice, Queued, Reply, Said
 from .pictures import look, typed
 from .status import Status
 from .transcript import Transcript
 from .tray import Tray
+from .usable import tiling
+
+if TYPE_CHECKING:
+    from .app import Start
 
 DRAIN_SECONDS = 1 / 20
 IMAGE = "/image"
 KEYS = {
-    Phase.LOADING: "loading · ctrl+q quits",
-    Phase.READY: "enter sends · ctrl+j new line · ctrl+q quits",
-    Phase.ANSWERING: "esc stops · ctrl+q quits",
-    Phase.ENDED: "ctrl+r starts the model again · ctrl+q quits",
+    Phase.LOADING: "loading · esc stops · ctrl+q quits",
+    Phase.READY: "enter sends · ctrl+j new line · ctrl+p all else",
+    Phase.ANSWERING: "esc stops · enter queues · ctrl+p all else",
+    Phase.ENDED: "ctrl+r loads the model · ctrl+p all else",
 }
+EDITING = "another version of an earlier message: enter sends it, esc leaves it as it was"
+UNANSWERED = "This message has no reply: ctrl+g asks for one."
 
 
 class ChatScreen(Screen[None]):
     """Joins the widgets and the controller."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "stop", "Stop"),
-        Binding("ctrl+r", "restart", "Start the model again"),
-        Binding("ctrl+o", "copy_reply", "Copy the last reply"),
+        Binding("escape", "stop", "Stop", id="stop"),
+        Binding("ctrl+g", "regenerate", "Another reply", id="regenerate"),
+        Binding("ctrl+b", "go_on", "Go on with a cut reply", id="go_on"),
+        Binding("ctrl+o", "copy_reply", "Copy the last reply", id="copy_reply"),
+        Binding("ctrl+n", "new_chat", "New chat", id="new_chat"),
+        Binding("ctrl+l", "chats", "Earlier chats", id="chats"),
+        Binding("ctrl+t", "settings", "Settings", id="settings"),
+        Binding("f3", "models", "Another model", id="models"),
+        Binding("ctrl+r", "restart", "Load the model again", id="again"),
+        Binding("shift+tab", "select", "Choose a message", id="select"),
+        Binding("ctrl+home", "first", "First message", id="first", priority=True),
+        Binding("ctrl+end", "last", "Last message", id="last", priority=True),
     ]
 
-    def __init__(self, controller: chat.Controller, pictures: tuple[Picture, ...] = ()):
+    def __init__(self, controller: Controller, start: "Start"):
         super().__init__()
         self.controller = controller
         self.failure: MaverickError | None = None  # why there is no model
-        self._given = pictures
+        self._start = start
         self._timer: Timer | None = None
+        self._editing: Node | None = None  # the question that is asked in other words
+        self._history = History()
+        self._waiting: list[Queued] = []
+        self._dialogs = Dialogs(self, controller, start.models)
 
     @property
     def draining(self) -> bool:
@@ -70,17 +97,24 @@ class ChatScreen(Screen[None]):
         self._tray = self.query_one(Tray)
         self._composer = self.query_one(Composer)
         self._composer.focus()
-        self._tell("")
-        await self._tray.show(self._given)
+        self.tell("")
+        self._tray.thumbnails = self._start.thumbnails
+        await self._tray.show(self._start.pictures)
         self._show_live(self.controller.live)
+        if self.controller.conversation:
+            await self._show_path()
+        if self._start.notes:
+            await self._transcript.add(*map(Notice, self._start.notes))
         self.controller.bind(self.post_message)
+        if self.controller.settings.model is None:
+            self._dialogs.models()
 
     def on_unmount(self) -> None:
         self.controller.bind(None)
 
     # The queue: drained at 20 Hz while something goes on.
 
-    @on(chat.Wake)
+    @on(happened.Wake)
     def _woken(self) -> None:
         if self._timer is None:
             self._timer = self.set_interval(DRAIN_SECONDS, self._drain)
@@ -94,15 +128,16 @@ class ChatScreen(Screen[None]):
 
     # What the controller says.
 
-    @on(chat.LiveChanged)
-    def _live_changed(self, message: chat.LiveChanged) -> None:
+    @on(happened.LiveChanged)
+    def _live_changed(self, message: happened.LiveChanged) -> None:
         self._show_live(message.live)
 
-    @on(chat.ModelReady)
-    async def _ready(self, message: chat.ModelReady) -> None:
+    @on(happened.ModelReady)
+    async def _ready(self, message: happened.ModelReady) -> None:
         model = message.model
         self.failure = None
-        self._tell("")
+        self.tell("")
+        self._tray.tiling = tiling(self.controller.settings.model)
         sees = (
             f"Type {IMAGE} PATH or drag a picture in." if model.vision else "It sees no pictures."
         )
@@ -115,25 +150,40 @@ class ChatScreen(Screen[None]):
             )
         )
 
-    @on(chat.ModelFailed)
-    async def _failed(self, message: chat.ModelFailed) -> None:
+    @on(happened.ModelFailed)
+    async def _failed(self, message: happened.ModelFailed) -> None:
         self.failure = message.error
-        if not self._transcript.entries and self._draft() == Draft("", self._given):
-            self.app.exit(return_code=message.error.exit_code)  # nothing here to lose
-            return
-        text = f"{message.error}\nNothing typed is lost. ctrl+r starts the model again."
+        text = f"{message.error}\nNothing typed is lost. ctrl+r loads the model again."
         await self._transcript.add(Notice(text, error=True))
+        if message.loading:
+            self._dialogs.trouble(message.error)
 
-    @on(chat.ReplyGrew)
-    async def _grew(self, message: chat.ReplyGrew) -> None:
+    @on(happened.LoadingStopped)
+    async def _stopped(self) -> None:
+        await self._transcript.add(Notice("Loading was stopped. ctrl+r loads the model again."))
+
+    @on(happened.Asked)
+    async def _asked(self, message: happened.Asked) -> None:
+        await self._add(self._entry(message.question), self._entry(message.reply))
+
+    @on(happened.ReplyGrew)
+    async def _grew(self, message: happened.ReplyGrew) -> None:
         await self._transcript.grow(message.text)
 
-    @on(chat.ReplyEnded)
-    async def _ended(self, message: chat.ReplyEnded) -> None:
-        await self._transcript.finish(message.note)
+    @on(happened.ReplyEnded)
+    async def _ended(self, message: happened.ReplyEnded) -> None:
+        await self._transcript.finish(_remark(message.reply))
 
-    @on(chat.MessageReturned)
-    async def _returned(self, message: chat.MessageReturned) -> None:
+    @on(happened.PathChanged)
+    async def _path_changed(self, message: happened.PathChanged) -> None:
+        await self._show_path(message.at)
+
+    @on(happened.QueueChanged)
+    async def _queue_changed(self) -> None:
+        await self._add()
+
+    @on(happened.MessageReturned)
+    async def _returned(self, message: happened.MessageReturned) -> None:
         await self._transcript.take_back()
         self._composer.put(message.draft.text)
         await self._tray.show((*message.draft.pictures, *self._tray.pictures))
@@ -141,37 +191,43 @@ class ChatScreen(Screen[None]):
             text = f"Not sent: {message.error}"
             await self._transcript.add(Notice(text, error=True))
 
-    @on(chat.Trouble)
-    async def _trouble(self, message: chat.Trouble) -> None:
+    @on(happened.Trouble)
+    async def _trouble(self, message: happened.Trouble) -> None:
         await self._transcript.add(Notice(message.text, error=True))
 
-    # What a person does.
+    # What a person writes.
 
     @on(Composer.Submitted)
     async def _submitted(self, message: Composer.Submitted) -> None:
         command, _, rest = message.text.strip().partition(" ")
         if command == IMAGE:
             if not rest.strip():
-                self._tell(f"{IMAGE} needs the path of a picture")
+                self.tell(f"{IMAGE} needs the path of a picture")
             elif await self._add_picture(typed(rest)):
                 self._composer.clear()
             return
         if re.fullmatch(r"/[a-z]+", command) and not message.text.startswith(" "):
-            self._tell(
+            self.tell(
                 f"{command} is no command; {IMAGE} PATH attaches a picture. "
                 "A space before it sends it as text."
             )
             return
-        draft = self._draft()
+        draft, node = self._draft(), self._editing
         if not draft:
             return
-        if refusal := self.controller.send(draft):
-            self._tell(refusal)
+        refusal = self.controller.edit(node, draft) if node else self.controller.send(draft)
+        if refusal:
+            self.tell(refusal)
             return
-        self._tell("")
-        self._composer.clear()
-        await self._tray.show(())
-        await self._transcript.add(Said(draft), Reply())
+        self._history.add(draft.text)
+        await self._write(Draft(""))
+
+    @on(Composer.Recalled)
+    async def _recalled(self, message: Composer.Recalled) -> None:
+        if message.by < 0 and not self._draft() and (draft := self.controller.take_back()):
+            await self._write(draft)
+        elif (text := self._history.step(message.by, self._composer.text)) is not None:
+            self._composer.replace_all(text)
 
     @on(Composer.Dropped)
     async def _dropped(self, message: Composer.Dropped) -> None:
@@ -179,6 +235,25 @@ class ChatScreen(Screen[None]):
             if not await self._add_picture(path):
                 with self.prevent(Composer.Changed):  # which would take the reason away
                     self._composer.insert(f"{printable(str(path))} ")
+
+    @on(Composer.Pasted)
+    def _pasted(self) -> None:
+        if has_pasteboard():
+            self.run_worker(self._paste_picture(), exclusive=True, group="paste")
+        else:
+            self._composer.paste_text()
+
+    async def _paste_picture(self) -> None:
+        """A picture from the Mac's clipboard, or else what was copied here."""
+        try:
+            path = await asyncio.to_thread(clipboard_picture, cache_dir() / "pasted")
+        except MaverickError as e:
+            self.tell(str(e))
+            return
+        if path is None:
+            self._composer.paste_text()
+        else:
+            await self._add_picture(path)
 
     @on(Composer.Emptied)
     async def _emptied(self) -> None:
@@ -190,44 +265,154 @@ class ChatScreen(Screen[None]):
 
     @on(Composer.Changed)
     def _typing(self) -> None:
-        self._tell("")
+        self.tell(EDITING if self._editing else "")
 
-    def action_stop(self) -> None:
-        self.controller.stop()
+    # What a person does.
+
+    async def action_stop(self) -> None:
+        if self._editing is not None and not self.controller.busy:
+            await self._write(Draft(""))
+        else:
+            self.controller.stop()
+
+    def action_regenerate(self) -> None:
+        self.tell(self.controller.regenerate())
+
+    def action_go_on(self) -> None:
+        self.tell(self.controller.go_on())
 
     def action_restart(self) -> None:
         self.controller.restart()
 
+    def action_new_chat(self) -> None:
+        self.tell(self.controller.new_chat())
+
+    def action_chats(self) -> None:
+        self._dialogs.chats()
+
+    def action_settings(self) -> None:
+        self._dialogs.settings()
+
+    def action_models(self) -> None:
+        self._dialogs.models()
+
     def action_copy_reply(self) -> None:
         if (reply := self._transcript.last_reply()) is not None:
-            self.app.copy_to_clipboard(printable(reply.text))
-            self._tell("copied the last reply")
+            self._copy(reply.text, "the last reply")
+
+    def action_select(self) -> None:
+        self._transcript.focus()
+
+    @on(Transcript.Wanted)
+    async def _wanted(self, message: Transcript.Wanted) -> None:
+        node = message.entry.node
+        if node is None:
+            return
+        match message.action:
+            case "edit" if node.role == "user":
+                await self.edit(node)
+            case "edit":
+                self.tell("only what you wrote can be edited: r asks for another reply")
+            case "regenerate":
+                self.tell(self.controller.regenerate(node))
+            case "go_on":
+                self.tell(self.controller.go_on(node))
+            case "older":
+                self.tell(self.controller.turn(node, -1))
+            case "newer":
+                self.tell(self.controller.turn(node, 1))
+
+    @on(Transcript.Copied)
+    def _copied(self, message: Transcript.Copied) -> None:
+        self._copy(message.text, message.what)
+
+    @on(Transcript.Left)
+    def _left(self, message: Transcript.Left) -> None:
+        self._composer.focus()
+        self._composer.insert(message.typed)
+
+    async def action_first(self) -> None:
+        await self._transcript.first()
+
+    async def action_last(self) -> None:
+        await self._transcript.last()
+
+    async def edit(self, node: Node) -> None:
+        """Ask a question in other words."""
+        await self._write(node.draft)
+        self._editing = node
+        self.tell(EDITING)
+
+    def tell(self, text: str) -> None:
+        """One line above the editor, until something is typed."""
+        self._say("#hint", text)
 
     # Helpers.
+
+    async def _add(self, *entries: Entry) -> None:
+        """Show more, above the messages that wait."""
+        await self._transcript.remove_entries(*self._waiting)
+        self._waiting = [Queued(draft) for draft in self.controller.queue]
+        await self._transcript.add(*entries, *self._waiting)
 
     def _draft(self) -> Draft:
         return Draft(self._composer.text, self._tray.pictures)
 
+    async def _write(self, draft: Draft) -> None:
+        """Hold this in the editor, as a new message."""
+        self._editing = None
+        with self.prevent(Composer.Changed):
+            self._composer.replace_all(draft.text)
+        self.tell("")
+        await self._tray.show(draft.pictures)
+
+    async def _show_path(self, at: Node | None = None) -> None:
+        """Show the conversation anew."""
+        path = self.controller.conversation.path()
+        entries: list[Entry] = [self._entry(node) for node in path]
+        above = takewhile(lambda entry: isinstance(entry, Notice), self._transcript.entries)
+        kept = next((e for e, node in zip(entries, path, strict=True) if node is at), None)
+        if path and path[-1].role == "user":
+            entries.append(Notice(UNANSWERED))
+        self._history = History([node.text for node in path if node.role == "user"])
+        await self._transcript.show([*above, *entries], kept)
+
+    def _entry(self, node: Node) -> Entry:
+        version = self.controller.conversation.version(node)
+        if node.role == "user":
+            return Said(node.draft, version, node)
+        return Reply(node.text, _remark(node), node.whole, version, node)
+
     async def _add_picture(self, path: object) -> bool:
         """Attach a picture, or say why not."""
         if self.controller.vision is False:
-            self._tell("this model sees no pictures")
+            self.tell("this model sees no pictures")
             return False
         try:
             picture = look(str(path))
         except MaverickError as e:
-            self._tell(str(e))
+            self.tell(str(e))
             return False
-        self._tell("")
+        self.tell("")
         await self._tray.add(picture)
         return True
 
-    def _tell(self, text: str) -> None:
-        """One line above the editor, until something is typed."""
-        hint = self.query_one("#hint", Static)
-        hint.update(Content(printable(text)))
-        hint.display = bool(text)
+    def _copy(self, text: str, what: str) -> None:
+        self.app.copy_to_clipboard(printable(text))
+        self.tell(f"copied {what}")
+
+    def _say(self, where: str, text: str) -> None:
+        widget = self.query_one(where, Static)
+        widget.update(Content(printable(text)))
+        widget.display = bool(text)
 
     def _show_live(self, live: Live) -> None:
         self.query_one(Status).live = live
         self._composer.border_subtitle = KEYS[live.phase]
+
+
+def _remark(reply: Node) -> str:
+    """What is said below a reply that is not whole."""
+    if reply.note and not reply.children and reply.whole:
+        return f"{reply.note} · ctrl+b goes on"
+    return reply.note

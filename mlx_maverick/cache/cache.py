@@ -41,7 +41,6 @@ class Cache:
         self.chunk_start = 0
         self.turns = 0  # times a full tail block was put away
         self.reserved = 0
-        self._plain = options == DENSE
         self._limits = limits(config, options)
         # Of the step that has begun, for global layers and for chunked ones: where it is
         # written, and how many tokens there must be room for.
@@ -137,7 +136,7 @@ class Cache:
                 f"a step of {count} tokens at {position} crosses a chunk boundary "
                 f"({self.chunk}); cut it with Cache.spans"
             )
-        if not self._plain and count > self._room(position):
+        if count > self._room(position):
             raise ValueError(
                 f"a step of {count} tokens at {position} crosses a place where the cache rotates "
                 f"or is quantised ({self.options}); cut it with Cache.spans"
@@ -145,7 +144,7 @@ class Cache:
         if self.rotation:
             self._turn(self.rotation.turns(position))
         self.place(position, count)
-        if not self._plain and self.options.packed(position + count):
+        if self.options.packed(position + count):
             self._pack()
         return position, position % self.chunk
 
@@ -168,17 +167,12 @@ class Cache:
 
     def place(self, position: int, count: int) -> None:
         """What layers `update` from now on are `count` tokens at `position`."""
-        need, slot = max(position + count, self.reserved), position
-        in_chunk = position % self.chunk
-        chunked = min(need, self.chunk)
-        if not self._plain:
-            if position < self.options.start:
-                need = min(need, self.options.start)
-                chunked = min(need, self.chunk)
-            if self.rotation:
-                slot = self.rotation.slot(position)
-            need = min(need, self.options.max_size or need)
-        self._at, self._need = (slot, in_chunk), (need, chunked)
+        need = max(position + count, self.reserved)
+        if position < self.options.start:
+            need = min(need, self.options.start)
+        slot = self.rotation.slot(position) if self.rotation else position
+        self._at = (slot, position % self.chunk)
+        self._need = (min(need, self.options.max_size or need), min(need, self.chunk))
 
     def abandon(self, counts: Sequence[int]) -> None:
         """`settle`, if these are the steps that are under way: a reply that comes to its end

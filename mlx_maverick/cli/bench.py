@@ -1,6 +1,7 @@
 """`mlx-maverick bench`: load time, prefill and decode speed, memory, picture encoding time.
 
-Knows nothing of converting (`bench_convert` does) or of other programs (`bench_against`).
+Knows nothing of converting (`bench_convert` does), of other programs (`bench_against`) or of the
+chat (`bench_chat`).
 """
 
 import argparse
@@ -16,7 +17,7 @@ from ..errors import UsageError
 from ..events import Finished
 from ..streaming.stats import ExpertStats
 from ..units import gb
-from . import bench_against, bench_convert, bench_streaming, bench_synthetic, options
+from . import bench_against, bench_chat, bench_convert, bench_streaming, bench_synthetic, options
 from .bench_subject import random_tiles
 from .machine import aligned, machine
 from .terminal import StatusLine
@@ -97,9 +98,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     bench_streaming.add_arguments(parser)
     bench_synthetic.add_arguments(parser)
     bench_convert.add_arguments(parser)
+    bench_chat.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.chat:
+        return bench_chat.run(args)
     if args.convert is not None:
         return bench_convert.run(args)
     if args.model and args.synthetic is not None:

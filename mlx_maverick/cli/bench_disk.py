@@ -20,11 +20,10 @@ from ..checkpoint import Checkpoint
 from ..config import ModelConfig
 from ..disk import BLOCK, sync_path
 from ..errors import UsageError
-from ..streaming.places import Part, places
+from ..streaming.places import places
+from ..streaming.reader import PIECE, THREADS
 from ..streaming.uncached import Uncached
 
-THREADS = 8
-PIECE = 4 << 20
 ENOUGH = 1 << 30  # bytes that one measurement reads at most
 SOONEST = 0.05  # seconds
 
@@ -87,14 +86,10 @@ def expert_ranges(folder: Path) -> list[list[Range]]:
     """Where the bytes of each routed expert are; what follows each other in a file is one range."""
     layers = places(Checkpoint.open(folder), ModelConfig.from_folder(folder))
     return [
-        _joined([_range(part, expert) for part in layer.parts])
+        _joined([Range(p.tensor.file, p.offset(expert), p.nbytes) for p in layer.parts])
         for layer in layers
         for expert in range(layer.experts)
     ]
-
-
-def _range(part: Part, expert: int) -> Range:
-    return Range(part.tensor.file, part.tensor.offset + expert * part.nbytes, part.nbytes)
 
 
 def _joined(ranges: list[Range]) -> list[Range]:

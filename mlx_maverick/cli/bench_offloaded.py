@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..checkpoint import Checkpoint
+from ..checkpoint import DTYPE_BITS, Checkpoint
 from ..config import ModelConfig
 from ..streaming.places import LayerPlaces, Part, places
 from ..streaming.plan import least_bytes
@@ -119,11 +119,11 @@ class _Pages:
 
     def bytes(self, part: Part, expert: int) -> memoryview:
         """What the file holds of one expert."""
-        start = part.tensor.offset + expert * part.nbytes
+        start = part.offset(expert)
         return memoryview(self._file(part))[start : start + part.nbytes]
 
     def _forget(self, part: Part, expert: int) -> None:
-        start = part.tensor.offset + expert * part.nbytes
+        start = part.offset(expert)
         # Whole pages of it alone.
         first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
         last = (start + part.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
@@ -186,11 +186,11 @@ class _MappedExperts:
     def _array(self, part: Part, expert: int) -> "mx.array":
         import mlx.core as mx
 
-        data = self._pages.bytes(part, expert)
+        from ..streaming.slab import VALUES
+
+        bits = np.dtype(f"u{DTYPE_BITS[part.tensor.dtype] // 8}")
+        data = np.frombuffer(self._pages.bytes(part, expert), bits)
+        stored = mx.array(data.reshape(part.shape))
         if part.floating:
-            kind = np.uint16 if part.tensor.dtype in ("BF16", "F16") else np.float32
-            values = mx.array(np.frombuffer(data, kind).reshape(part.shape))
-            if part.tensor.dtype != "F32":
-                values = values.view(mx.bfloat16 if part.tensor.dtype == "BF16" else mx.float16)
-            return values.astype(self._dtype)
-        return mx.array(np.frombuffer(data, np.uint32).reshape(part.shape))
+            return stored.view(VALUES[part.tensor.dtype]).astype(self._dtype)
+        return stored

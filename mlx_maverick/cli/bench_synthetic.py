@@ -15,7 +15,7 @@ from typing import Any
 
 from .. import memory
 from ..checkpoint import Checkpoint
-from ..config import ModelConfig, parse_json
+from ..config import ModelConfig, read_json
 from ..convert import published
 from ..convert.recipe import Recipe
 from ..errors import DoesNotFit, UsageError
@@ -213,7 +213,7 @@ def _same(out: Path, wanted: Geometry) -> None:
     same = config.text == expected.text and config.vision == expected.vision
     if not same or Checkpoint.open(out).nbytes != wanted.nbytes:
         raise UsageError(f"{out} holds a model of other sizes; remove it, or give another folder")
-    zipf = parse_json((out / "config.json").read_bytes(), out / "config.json").get(synthetic.ZIPF)
+    zipf = read_json(out / "config.json").get(synthetic.ZIPF)
     if zipf != wanted.zipf:
         was, not_ = (f"--zipf {z:g}" if z is not None else "no --zipf" for z in (zipf, wanted.zipf))
         raise UsageError(

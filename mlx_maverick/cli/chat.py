@@ -5,13 +5,27 @@ Knows nothing of widgets, and loads neither MLX (the worker does) nor, before `r
 
 import argparse
 import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from ..errors import UsageError
+from ..errors import MaverickError, NotFound, UsageError
 from . import options
+
+if TYPE_CHECKING:
+    from ..tui.store import Store
+
+REMEMBERED = 10  # models used before, to choose from
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_model(parser)
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--continue", dest="latest", action="store_true", help="go on with the latest chat"
+    )
+    which.add_argument(
+        "--resume", type=options.whole(1), metavar="ID", help="go on with this chat (ctrl+l there)"
+    )
     options.add_kv(parser)
     options.add_experts(parser)
     options.add_message(parser)
@@ -26,20 +40,49 @@ def run(args: argparse.Namespace) -> int:
             "chat needs a terminal for input, output and errors; in a script or a pipe use "
             "'mlx-maverick generate'"
         )
-    model, sampling = options.required_model(args), options.sampling(args)
-    kv, experts = options.kv(args), options.experts(args)
-    check_model(model)
-
     from ..client import Client
-    from ..memory import read
-    from ..tui.app import ChatApp
-    from ..tui.controller import Controller, Options
+    from ..pressure import read
+    from ..tui.app import REMAPPABLE, ChatApp, Start
+    from ..tui.controller import Controller
+    from ..tui.keeper import Keeper
     from ..tui.pictures import look
+    from ..tui.settings.file import config_file
+    from ..tui.settings.keys import defaults, described, keymap
+    from ..tui.settings.preferences import Preferences, remember_theme
+    from ..tui.settings.settings import NAMES, Settings, stored_place
+    from ..tui.usable import check
 
     pictures = tuple(look(path) for path in args.image)
-    settings = Options(model, args.context, args.system, sampling, kv, experts)
-    controller = Controller(Client, settings, read)
-    app = ChatApp(controller, pictures)
+    config = config_file()
+    preferences = Preferences.read(config)
+    store, notes = _store()
+    chat = _chat(args, store)
+    kept = stored_place(store.load(chat).settings) if store and chat else {}
+    models = _models(store)
+    said = options.given(args, NAMES)
+    last = {"model": models[0]} if models else {}
+    settings = Settings.merged(said, kept, preferences.place(), last)
+    if settings.model is not None:
+        try:
+            check(settings.model)
+        except MaverickError as e:
+            if "model" in said:
+                raise
+            notes.append(f"{settings.model} cannot be used: {e}")
+            settings = replace(settings, model=None)
+    start = Start(
+        pictures=pictures,
+        notes=tuple(notes),
+        models=models,
+        keymap=keymap(preferences.keys, described(REMAPPABLE), defaults(REMAPPABLE)),
+        theme=preferences.theme,
+        thumbnails=preferences.thumbnails,
+        remember_theme=lambda name: remember_theme(config, name),
+    )
+    controller = Controller(Client, settings, Keeper(store), read)
+    if chat:
+        controller.open_chat(chat)
+    app = ChatApp(controller, start)
     try:
         controller.start()  # loads while the screen opens
         app.run()
@@ -51,12 +94,27 @@ def run(args: argparse.Namespace) -> int:
     return app.return_code or 0
 
 
-def check_model(model: str) -> None:
-    """Raises what is wrong with a model that can be told without reading its weights."""
-    from .. import hub
-    from ..checkpoint import Checkpoint
-    from ..config import ModelConfig
+def _store() -> "tuple[Store | None, list[str]]":
+    """Where chats are kept; or None, and why they are not."""
+    from ..tui.store import Store, StoreError
 
-    folder = hub.resolve(model)
-    ModelConfig.from_folder(folder)
-    Checkpoint.open(folder)
+    try:
+        return Store.open(), []
+    except (StoreError, OSError) as e:
+        return None, [f"Chats are not kept: {e}"]
+
+
+def _chat(args: argparse.Namespace, store: "Store | None") -> int | None:
+    """The one to go on with. Raises NotFound if there is none."""
+    if not args.latest and args.resume is None:
+        return None
+    chat = None if store is None else args.resume or store.latest()
+    if chat is None:
+        raise NotFound("there is no chat to go on with; start one with 'mlx-maverick chat'")
+    return int(chat)
+
+
+def _models(store: "Store | None") -> tuple[str, ...]:
+    """Those that chats were had with, the latest first."""
+    rows = store.chats(limit=100) if store else []
+    return tuple(dict.fromkeys(row.model for row in rows if row.model))[:REMEMBERED]

@@ -4,7 +4,9 @@ Knows nothing of what the verbs do with them.
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import fields
+from typing import Any
 
 from ..errors import UsageError
 from ..kv import KV_BITS, MIN_SIZE, KVOptions
@@ -58,9 +60,8 @@ def add_kv(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--quantized-kv-start",
         type=whole(0),
-        default=0,
         metavar="N",
-        help="only from a length of N tokens on (default: %(default)s)",
+        help="only from a length of N tokens on (default: 0)",
     )
     group.add_argument(
         "--max-kv-size",
@@ -72,7 +73,7 @@ def add_kv(parser: argparse.ArgumentParser) -> None:
 
 def kv(args: argparse.Namespace) -> KVOptions:
     """Raises UsageError for options that make no sense."""
-    return KVOptions(args.kv_bits, args.quantized_kv_start, args.max_kv_size)
+    return KVOptions(args.kv_bits, args.quantized_kv_start or 0, args.max_kv_size)
 
 
 def add_experts(parser: argparse.ArgumentParser) -> None:
@@ -80,9 +81,8 @@ def add_experts(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--experts",
         choices=[str(mode) for mode in Mode],
-        default=str(Mode.AUTO),
         help="all in memory (resident), or read from the folder when they are wanted (stream); "
-        "auto streams if the model does not fit (default: %(default)s)",
+        f"auto streams if the model does not fit (default: {Mode.AUTO})",
     )
     group.add_argument(
         "--expert-memory",
@@ -108,7 +108,11 @@ def add_experts(parser: argparse.ArgumentParser) -> None:
 def experts(args: argparse.Namespace) -> ExpertOptions:
     """Raises UsageError for options that make no sense."""
     return ExpertOptions.of(
-        args.experts, args.expert_memory, args.look_ahead, args.file_cache, args.route_log
+        args.experts or str(Mode.AUTO),
+        args.expert_memory,
+        args.look_ahead,
+        args.file_cache,
+        args.route_log,
     )
 
 
@@ -140,18 +144,13 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--temp",
         type=float,
-        default=default.temperature,
         metavar="T",
-        help="temperature; 0 always takes the likeliest token (default: %(default)s)",
+        help=f"temperature; 0 always takes the likeliest token (default: {default.temperature})",
     )
+    group.add_argument("--top-p", type=float, metavar="P", help=f"default: {default.top_p}")
+    group.add_argument("--min-p", type=float, metavar="P", help=f"default: {default.min_p}")
     group.add_argument(
-        "--top-p", type=float, default=default.top_p, metavar="P", help="default: %(default)s"
-    )
-    group.add_argument(
-        "--min-p", type=float, default=default.min_p, metavar="P", help="default: %(default)s"
-    )
-    group.add_argument(
-        "--top-k", type=whole(0), default=default.top_k, metavar="K", help="0 for no limit"
+        "--top-k", type=whole(0), metavar="K", help=f"0 for no limit (default: {default.top_k})"
     )
     for name, value, help in (
         ("xtc-probability", default.xtc_probability, "leave likely tokens out, that often"),
@@ -160,9 +159,7 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
         ("presence-penalty", default.presence_penalty, "0 for none"),
         ("frequency-penalty", default.frequency_penalty, "0 for none"),
     ):
-        group.add_argument(
-            f"--{name}", type=float, default=value, metavar="X", help=f"{help} (default: {value})"
-        )
+        group.add_argument(f"--{name}", type=float, metavar="X", help=f"{help} (default: {value})")
     group.add_argument("--seed", type=int, metavar="N", help="equal seeds give equal answers")
     group.add_argument(
         "--stop",
@@ -173,20 +170,22 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
     )
 
 
+# Options that are called otherwise in Python.
+NAMES = {
+    "temp": "temperature", "quantized_kv_start": "kv_start", "max_kv_size": "kv_max_size",
+}  # fmt: skip
+
+
+def given(args: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
+    """Those of these settings, by their names in Python, that the command line says."""
+    said = {NAMES.get(name, name): value for name, value in vars(args).items()}
+    return {name: said[name] for name in names if _is_given(said.get(name))}
+
+
+def _is_given(value: object) -> bool:
+    return value is not None and value is not False and value != []
+
+
 def sampling(args: argparse.Namespace) -> Sampling:
     """Raises UsageError for a value out of range."""
-    return Sampling(
-        temperature=args.temp,
-        top_p=args.top_p,
-        min_p=args.min_p,
-        top_k=args.top_k,
-        xtc_probability=args.xtc_probability,
-        xtc_threshold=args.xtc_threshold,
-        repetition_penalty=args.repetition_penalty,
-        presence_penalty=args.presence_penalty,
-        frequency_penalty=args.frequency_penalty,
-        seed=args.seed,
-        max_tokens=args.max_tokens,
-        stop=tuple(args.stop),
-        logprobs=getattr(args, "logprobs", None),  # not every verb has a place for them
-    )
+    return Sampling().changed(given(args, [field.name for field in fields(Sampling)]))

@@ -142,7 +142,7 @@ def run(args: argparse.Namespace) -> int:
             "machine": asdict(machine),
             "context": context,
             "kv_bits": args.kv_bits,
-            "quantized_kv_start": args.quantized_kv_start,
+            "quantized_kv_start": args.quantized_kv_start or 0,
             "max_kv_size": args.max_kv_size,
             "recipes": [asdict(row) for row in rows],
             "choice": _choice(choice, source),

@@ -222,15 +222,13 @@ class TextModel:
         places = cache.begin_all(counts)
         if self.begun is not None:
             self.begun([position for position, _ in places])
-        whole = False
         try:
             for layer in self.layers:
                 xs = layer(xs, cache, places, last and layer is self.layers[-1], pause)
                 yield xs
-            whole = True
-        finally:
-            if not whole:
-                cache.abandon(counts)
+        except BaseException:  # also where the generator is closed
+            cache.abandon(counts)
+            raise
         cache.advance(sum(counts))
 
     def logits(self, x: mx.array) -> mx.array:

@@ -196,15 +196,6 @@ class Weights:
         return array.astype(self.dtype) if cast else array
 
 
-def loaded_bytes(checkpoint: Checkpoint, element: int) -> int:
-    """Bytes a checkpoint takes in memory where floating-point values take `element` each;
-    packed weights stay as they are."""
-    return sum(
-        t.size * element if t.dtype in ("BF16", "F16", "F32") else t.nbytes
-        for t in checkpoint.tensors.values()
-    )
-
-
 def _split_experts(tensors: dict[str, mx.array]) -> dict[str, mx.array]:
     """Published expert tensors, [E, in, out] with gate and up in one, as [E, out, in] each.
 

@@ -6,6 +6,7 @@ straight into its slot, and computed with there; it is never copied, stacked or 
 
 from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from pathlib import Path
 
 import mlx.core as mx
@@ -177,11 +178,13 @@ class Bank:
         slot is then empty."""
         slot = self.slots.find(key)
         read = self._reads.get(slot)
-        if read is not None and read.error is not None:  # in the background, when nobody wanted it
-            self.fill(key, slot, 0)
-            read = self._reads[slot]
         if read is None:
             return
+        with suppress(Exception):  # what stands in the way is met again below
+            self._reader.wait(read)
+        if read.error is not None:  # once more: it may have begun when nobody wanted it
+            self.fill(key, slot, 0)
+            read = self._reads[slot]
         try:
             self._reader.wait(read)
         except Exception as e:
@@ -216,7 +219,7 @@ class Bank:
                 raise self._unreadable(key, path.name, e) from None
         pieces: list[Piece] = []
         for slab, part in zip(self._slabs, places.parts, strict=True):
-            file, start = self._files[part.tensor.file], part.tensor.offset + expert * part.nbytes
+            file, start = self._files[part.tensor.file], part.offset(expert)
             pieces += [
                 Piece(file, start + at, nbytes, target)
                 for at, nbytes, target in slab.targets(slot, PIECE)

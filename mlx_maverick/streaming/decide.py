@@ -52,15 +52,14 @@ def decide(
         if not options.wants_streaming and resident.total < smallest.total:
             smallest = resident  # a tiny model: what a long prompt holds is more than experts
         return smallest, None
-    wanted = None if options.memory is None else min(options.memory, everything)
-    if wanted is not None and wanted > room:
+    wanted = room if options.memory is None else options.memory
+    if (taken := min(wanted, everything)) > room:
         raise DoesNotFit(
-            f"{gb(wanted)} for experts do not fit: of the {gb(limit)} that this machine "
+            f"{gb(taken)} for experts do not fit: of the {gb(limit)} that this machine "
             f"gives, {gb(limit - room)} are taken by the rest of the model, KV cache, working "
             f"room and what is loaded already; give at most --expert-memory {_most(room)}"
         )
-    memory = room if options.memory is None else min(room, options.memory)
-    plan = share(layers, element, memory, largest)
+    plan = share(layers, element, min(room, wanted), largest)
     return resident.streamed(rest, plan.nbytes), plan
 
 

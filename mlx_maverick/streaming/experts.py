@@ -35,9 +35,8 @@ class StreamedExperts:
     expects: Callable[[mx.array], mx.array] | None = None
     following: "StreamedExperts | None" = None  # that layer
 
-    def __init__(self, ledger: Ledger, layer: int, index: int):
+    def __init__(self, ledger: Ledger, layer: int):
         self.layer = layer  # among all layers
-        self.index = index  # among those with experts
         self._ledger = ledger
         self._whole: Experts | None = None  # once everything is in order and read
         self._expected: tuple[int, list[int]] | None = None  # at which step, and which experts
@@ -45,6 +44,11 @@ class StreamedExperts:
     def place(self, bank: Bank, first: int) -> None:
         """Say where the slots are, and the key of expert 0 there."""
         self.bank, self.first = bank, first
+
+    @property
+    def uses(self) -> NDArray[np.int64]:
+        """Rows that each expert has computed so far, [experts]; can be written to."""
+        return self.bank.slots.uses[self.first : self.first + self.bank.experts]
 
     def steps(
         self,

@@ -7,13 +7,12 @@ import math
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from ..checkpoint import Checkpoint, Tensor
+from ..checkpoint import FLOATS, Checkpoint, Tensor
 from ..config import ModelConfig, Quant, stored_quant
 from ..errors import BadCheckpoint, UsageError
 from ..names import TensorClass, canonical, tensor_class
 
 PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
-FLOATS = ("BF16", "F16", "F32")
 
 
 @dataclass(frozen=True)
@@ -34,6 +33,10 @@ class Part:
         """Of one expert."""
         return self.tensor.nbytes // self.tensor.shape[0]
 
+    def offset(self, expert: int) -> int:
+        """Where the bytes of one begin in the file."""
+        return self.tensor.offset + expert * self.nbytes
+
     @property
     def floating(self) -> bool:
         """Whether it holds values, which are computed in the model's type, and not codes."""
@@ -41,7 +44,7 @@ class Part:
 
     def memory(self, element: int) -> int:
         """Bytes of one expert in memory, where values take `element` each."""
-        return self.tensor.size // self.tensor.shape[0] * element if self.floating else self.nbytes
+        return self.tensor.memory(element) // self.tensor.shape[0]
 
 
 @dataclass(frozen=True)

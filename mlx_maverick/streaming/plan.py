@@ -47,6 +47,12 @@ class Plan:
     banks: tuple[BankPlan, ...]
 
     @property
+    def layers(self) -> list[LayerPlaces]:
+        """All that share them, as they come in the model."""
+        found = [layer for bank in self.banks for layer in bank.layers]
+        return sorted(found, key=lambda layer: layer.layer)
+
+    @property
     def nbytes(self) -> int:
         return sum(bank.nbytes for bank in self.banks)
 

@@ -8,7 +8,7 @@ import mmap
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 
@@ -80,7 +80,8 @@ class _Work:
 class Reader:
     """The threads. Methods may be called from any thread."""
 
-    def __init__(self, threads: int = THREADS):
+    def __init__(self, threads: int = THREADS, files: Collection[Uncached] = ()):
+        """`files` are closed when the threads have ended, with what is in it by then."""
         self._work = _Work.new()
         self._threads = [
             threading.Thread(target=_serve, args=(self._work,), name="experts", daemon=True)
@@ -89,7 +90,7 @@ class Reader:
         for thread in self._threads:
             thread.start()
         # Also at exit: no read may be under way while memory is taken down.
-        self._closing = weakref.finalize(self, _close, self._work, self._threads)
+        self._closing = weakref.finalize(self, _close, self._work, self._threads, files)
 
     @property
     def nbytes(self) -> int:
@@ -147,20 +148,15 @@ class Reader:
             work.quiet.wait_for(lambda: not read.running)
             read.finished.set()
 
-    @property
-    def is_here(self) -> bool:
-        """Whether this is one of the threads, as may be where garbage is collected."""
-        return threading.current_thread() in self._threads
-
     def close(self) -> None:
-        """Give everything up and end the threads."""
+        """Give everything up, end the threads and close the files."""
         self._closing()
 
 
-def _close(work: _Work, threads: Sequence[threading.Thread]) -> None:
+def _close(work: _Work, threads: Sequence[threading.Thread], files: Collection[Uncached]) -> None:
     if threading.current_thread() in threads:
         # Garbage was collected there, perhaps while it holds the lock.
-        threading.Thread(target=_close, args=(work, threads), name="closing").start()
+        threading.Thread(target=_close, args=(work, threads, files), name="closing").start()
         return
     with work.changed:
         work.closing = True
@@ -170,6 +166,8 @@ def _close(work: _Work, threads: Sequence[threading.Thread]) -> None:
         work.changed.notify_all()
     for thread in threads:
         thread.join()
+    for file in files:
+        file.close()
 
 
 def _close_read(read: Read) -> None:

@@ -15,11 +15,10 @@ from time import monotonic
 from ..checkpoint import Checkpoint, Tensor
 from ..disk import BLOCK
 from ..errors import BadCheckpoint
-from ..names import TensorClass, canonical, tensor_class
+from .places import expert_tensors
+from .reader import PIECE, THREADS
 from .uncached import Uncached
 
-THREADS = 8
-PIECE = 4 << 20  # bytes of one read, as experts are read
 SECONDS = 1.0
 # Half a second of the fastest SSD in a Mac: the test is to be short on slow ones, and to leave
 # no mark on fast ones.
@@ -61,7 +60,7 @@ def bandwidth(
             done, view = 0, memoryview(mmap(-1, PIECE))  # its address is a block's
             while piece := take():
                 file, offset, nbytes = piece
-                _read(file, files[file], offset, view[:nbytes])
+                _read(files[file], offset, view[:nbytes])
                 done += nbytes
                 if monotonic() - start >= seconds:
                     break
@@ -77,12 +76,11 @@ def _ranges(checkpoint: Checkpoint, seed: int) -> list[tuple[Path, int, int]]:
     """File, offset and bytes of every expert's part of every tensor, in random order; whole
     blocks inside of it."""
     found = []
-    for tensor in checkpoint.tensors.values():
-        if tensor_class(canonical(tensor.name)) is TensorClass.EXPERTS:
-            for offset, nbytes in _experts(tensor):
-                first, last = -(-offset // BLOCK) * BLOCK, (offset + nbytes) // BLOCK * BLOCK
-                if last > first:
-                    found.append((tensor.file, first, last - first))
+    for tensor in expert_tensors(checkpoint).values():
+        for offset, nbytes in _experts(tensor):
+            first, last = -(-offset // BLOCK) * BLOCK, (offset + nbytes) // BLOCK * BLOCK
+            if last > first:
+                found.append((tensor.file, first, last - first))
     random.Random(seed).shuffle(found)
     return found
 
@@ -107,8 +105,8 @@ def _open(file: Path) -> Uncached:
         raise BadCheckpoint(f"{file} cannot be opened ({e.strerror})") from None
 
 
-def _read(path: Path, file: Uncached, offset: int, view: memoryview) -> None:
+def _read(file: Uncached, offset: int, view: memoryview) -> None:
     try:
         file.read(offset, view)
     except OSError as e:
-        raise BadCheckpoint(f"{path} cannot be read ({e.strerror})") from None
+        raise BadCheckpoint(f"{file.path} cannot be read ({e.strerror})") from None

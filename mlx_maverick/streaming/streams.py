@@ -3,8 +3,6 @@
 Knows nothing of how any of it computes.
 """
 
-import threading
-import weakref
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -12,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import mlx.core as mx
 import numpy as np
-from numpy.typing import NDArray
 
 from ..errors import BadCheckpoint
 from ..model.experts import MoE, Pause
@@ -47,8 +44,8 @@ class Streams:
         self.ledger = Ledger(RouteLog(options.route_log) if options.route_log else None)
         self.banks: list[Bank] = []
         self._saved = saved
-        layers = sorted(places.layer for bank in plan.banks for places in bank.layers)
-        self.layers = {n: StreamedExperts(self.ledger, n, i) for i, n in enumerate(layers)}
+        # In the order of the model.
+        self.layers = {p.layer: StreamedExperts(self.ledger, p.layer) for p in plan.layers}
 
     @property
     def nbytes(self) -> int:
@@ -58,7 +55,7 @@ class Streams:
     @property
     def parameters(self) -> int:
         """Number of weights."""
-        return sum(places.parameters for bank in self.plan.banks for places in bank.layers)
+        return sum(places.parameters for places in self.plan.layers)
 
     @property
     def stats(self) -> ExpertStats:
@@ -80,10 +77,8 @@ class Streams:
         Raises BadCheckpoint for a file that cannot be opened.
         """
         files: dict[Path, Uncached] = {}
-        self._reader = Reader()
-        weakref.finalize(self, _end, self._reader, files)
-        layers = [places for bank in self.plan.banks for places in bank.layers]
-        for path in {part.tensor.file for places in layers for part in places.parts}:
+        self._reader = Reader(files=files.values())
+        for path in {part.tensor.file for places in self.plan.layers for part in places.parts}:
             try:
                 files[path] = Uncached.open(path, self.options.file_cache)
             except OSError as e:
@@ -98,9 +93,8 @@ class Streams:
         if self.options.look_ahead or self.ledger.log is not None:
             self._link(text)
         used = counts.load(self._saved, len(self.layers), self.banks[0].experts)
-        for layer in self.layers.values():
-            first = layer.first
-            layer.bank.slots.uses[first : first + layer.bank.experts] = used[layer.index]
+        for layer, rows in zip(self.layers.values(), used, strict=True):
+            layer.uses[:] = rows
         for made in self.banks:
             made.warm()
 
@@ -113,11 +107,7 @@ class Streams:
     def save(self) -> None:
         """Keep how often each expert was used."""
         self._catch_up(0)
-        used: NDArray[np.int64] = np.zeros((len(self.layers), self.banks[0].experts), np.int64)
-        for layer in self.layers.values():
-            first = layer.first
-            used[layer.index] = layer.bank.slots.uses[first : first + layer.bank.experts]
-        counts.save(self._saved, used)
+        counts.save(self._saved, np.stack([layer.uses for layer in self.layers.values()]))
         if self.ledger.log is not None:
             self.ledger.log.flush()
 
@@ -129,19 +119,9 @@ class Streams:
 
     def _link(self, text: "TextModel") -> None:
         """Let each layer ask what the next one with experts would choose."""
-        ordered = [self.layers[n] for n in sorted(self.layers)]
-        for layer, following in pairwise(ordered):
+        for layer, following in pairwise(self.layers.values()):
             layer.expects = _expects(text.layers[following.layer])
             layer.following = following
-
-
-def _end(reader: Reader, files: dict[Path, Uncached]) -> None:
-    if reader.is_here:  # which cannot wait for itself
-        threading.Thread(target=_end, args=(reader, files), name="closing").start()
-        return
-    reader.close()
-    for file in files.values():
-        file.close()
 
 
 def _expects(layer: "Layer") -> Callable[[mx.array], mx.array]:

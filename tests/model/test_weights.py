@@ -10,7 +10,7 @@ import pytest
 
 from mlx_maverick.checkpoint import Checkpoint
 from mlx_maverick.errors import BadCheckpoint, MaverickError
-from mlx_maverick.model import load_model, loaded_bytes
+from mlx_maverick.model import load_model
 
 from ..golden import difference
 
@@ -39,7 +39,7 @@ def test_counts_of_the_mini(maverick_mini: Path) -> None:
     assert model.parameters == index["metadata"]["total_parameters"]
     checkpoint = Checkpoint.open(maverick_mini)
     rotary = 2 * 17 * 8 * 4
-    assert model.nbytes == loaded_bytes(checkpoint, 4) + rotary
+    assert model.nbytes == checkpoint.memory(4) + rotary
 
 
 def test_progress_counts_layers(maverick_mini: Path) -> None:

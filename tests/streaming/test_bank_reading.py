@@ -219,6 +219,31 @@ def test_what_could_not_be_read_ahead_is_tried_once_more(packed: Experts, reader
     assert bank.ready(6)
 
 
+class Once(set[int]):
+    """Experts whose bytes cannot be read the first time."""
+
+    def __contains__(self, key: object) -> bool:
+        there = super().__contains__(key)
+        self.discard(key)  # type: ignore[arg-type]
+        return there
+
+
+def test_what_fails_while_it_is_waited_for_is_tried_once_more_too(
+    packed: Experts, reader: Reader
+) -> None:
+    bank = packed.bank(5, mx.float32, reader, spare=2)
+    packed.break_(Once({6}))
+    hold(packed)
+    try:
+        bank.read_ahead(6, 1)
+    finally:
+        letting = threading.Timer(0.05, let_go, args=(packed,))
+        letting.start()
+    bank.wait(6)
+    letting.join()
+    assert bank.ready(6)
+
+
 def test_once_more_is_once(packed: Experts, reader: Reader) -> None:
     bank = packed.bank(3, mx.float32, reader)
     broken(packed, 6)

@@ -356,6 +356,34 @@ def test_a_reader_that_nobody_has_any_more_ends_its_threads(start: Start, file: 
     assert all(finished(thread) for thread in threads)
 
 
+def test_a_reader_that_one_of_its_threads_finds_to_be_garbage_ends_and_closes_its_files(
+    file: Uncached,
+) -> None:
+    gate, files = threading.Event(), [Uncached.open(file.path)]
+    before = {t.ident for t in threading.enumerate()}
+    reader = Reader(2, files)
+    threads = [t for t in threading.enumerate() if t.ident not in before]
+
+    def collect(_: memoryview) -> None:
+        assert gate.wait(SECONDS)
+        gc.collect()
+
+    circle: list[object] = [reader]
+    circle.append(circle)
+    reader.submit([Piece(files[0], 0, 5, collect)], True)
+    gc.disable()
+    try:
+        del reader, circle
+        gate.set()
+        assert all(finished(thread) for thread in threads)
+    finally:
+        gc.enable()
+    for closing in [t for t in threading.enumerate() if t.name == "closing"]:
+        assert finished(closing)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        files[0].check()
+
+
 def test_memory_is_not_kept_after_reading(start: Start, file: Uncached) -> None:
     class Memory(bytearray):
         pass

@@ -1,6 +1,7 @@
 """A fake worker, and the chat with it."""
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -17,12 +18,14 @@ from mlx_maverick.kv import KVOptions
 from mlx_maverick.pressure import Pressure, Reading
 from mlx_maverick.sampling import Sampling
 from mlx_maverick.streaming.options import ExpertOptions
-from mlx_maverick.tui.app import ChatApp
+from mlx_maverick.tui.app import ChatApp, Start
 from mlx_maverick.tui.composer import Composer
-from mlx_maverick.tui.controller import Controller, Options
+from mlx_maverick.tui.controller import Controller
 from mlx_maverick.tui.conversation import Picture
+from mlx_maverick.tui.keeper import Keeper
 from mlx_maverick.tui.message import Bubble
 from mlx_maverick.tui.screen import ChatScreen
+from mlx_maverick.tui.settings.settings import Settings
 from mlx_maverick.tui.status import Status
 from mlx_maverick.tui.transcript import Transcript
 from mlx_maverick.tui.tray import Tray
@@ -39,6 +42,8 @@ class FakeEngine:
         self.asked: list[tuple[list[dict[str, Any]], Sampling]] = []
         self.cancelled: list[int] = []
         self.closed = False
+        self.ending = threading.Event()  # not set: it is not over
+        self.ending.set()
 
     def load(
         self,
@@ -57,6 +62,7 @@ class FakeEngine:
         self.cancelled.append(id)
 
     def close(self) -> bool:
+        assert self.ending.wait(SECONDS)
         self.closed = True
         return True
 
@@ -67,7 +73,7 @@ class FakeEngine:
         return len(self.asked)
 
     def loaded(self, vision: bool = True, context: int = 1000) -> None:
-        self.deliver(Loaded("fake", 5_000_000, 20_000_000, context, vision))
+        self.deliver(Loaded("fake", 5_000_000, 20_000_000, context, vision, 10**9))
         self.deliver(Memory(21_000_000, 0, 0, 0))
 
     def prefill(self, done: int, total: int) -> None:
@@ -181,7 +187,11 @@ def open_chat() -> Open:
 
     @asynccontextmanager
     async def opened(
-        size: tuple[int, int] = (80, 30), pictures: tuple[Picture, ...] = (), **options: Any
+        size: tuple[int, int] = (80, 30),
+        pictures: tuple[Picture, ...] = (),
+        keeper: Keeper | None = None,
+        start: Start | None = None,
+        **options: Any,
     ) -> AsyncIterator[Chat]:
         engines: list[FakeEngine] = []
 
@@ -189,9 +199,10 @@ def open_chat() -> Open:
             engines.append(FakeEngine(deliver))
             return engines[-1]
 
-        controller = Controller(connect, Options("folder", **options), reading)
+        settings = Settings(**{"model": "folder", **options})
+        controller = Controller(connect, settings, keeper, reading)
         controller.start()
-        app = ChatApp(controller, pictures)
+        app = ChatApp(controller, start or Start(pictures))
         async with app.run_test(size=size) as pilot:
             yield Chat(app, pilot, engines)
 

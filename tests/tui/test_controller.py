@@ -1,69 +1,27 @@
 """What the worker's events mean, without an app."""
 
-from typing import Any
+import threading
 
 import pytest
-from textual.message import Message
 
 from mlx_maverick.client import Failed, Loading, Memory, Step, Text
 from mlx_maverick.errors import MaverickError
 from mlx_maverick.events import Finished, FinishReason, Stats
 from mlx_maverick.kv import KVOptions
-from mlx_maverick.pressure import Pressure, Reading
+from mlx_maverick.pressure import Reading
 from mlx_maverick.sampling import Sampling
 from mlx_maverick.streaming.options import ExpertOptions
-from mlx_maverick.tui import controller as chat
-from mlx_maverick.tui.controller import Controller, Options
+from mlx_maverick.tui import happened as chat
 from mlx_maverick.tui.conversation import Draft
 from mlx_maverick.tui.live import Phase
 
-from .conftest import FakeEngine
-
-
-class Desk:
-    """A controller with a fake worker, a clock that stands still, and what it posted."""
-
-    def __init__(self, **options: Any) -> None:
-        self.engines: list[FakeEngine] = []
-        self.now = 100.0
-        self.readings = 0
-        self.pressure = Pressure.NORMAL
-        self.posted: list[Message] = []
-        self.controller = Controller(
-            self.connect, Options("folder", **options), self.read, lambda: self.now
-        )
-        self.controller.start()
-        self.controller.bind(self.posted.append)
-
-    @property
-    def engine(self) -> FakeEngine:
-        return self.engines[-1]
-
-    def connect(self, deliver: Any) -> FakeEngine:
-        self.engines.append(FakeEngine(deliver))
-        return self.engines[-1]
-
-    def read(self) -> Reading:
-        self.readings += 1
-        return Reading(1, 1, 0, 0, self.pressure)
-
-    def drain(self, *kinds: type[Message]) -> list[Any]:
-        """What is posted by handling what came."""
-        self.posted.clear()
-        self.controller.drain()
-        return [m for m in self.posted if isinstance(m, kinds or (Message,))]
-
-    def ready(self) -> "Desk":
-        self.engine.loaded()
-        self.drain()
-        return self
+from .desk import Desk
 
 
 def test_loading() -> None:
     desk = Desk(context=77)
     assert desk.engine.loads == [("folder", 77, KVOptions(), ExpertOptions())]
     assert desk.controller.busy
-    assert desk.controller.send(Draft("x")) == "the model is still loading"
     desk.engine.deliver(Loading(3, 48))
     desk.now += 1
     (changed,) = desk.drain(chat.LiveChanged)
@@ -131,13 +89,6 @@ def test_a_conversation_goes_back_as_it_was() -> None:
     assert sampling.seed == 1
 
 
-def test_one_reply_at_a_time() -> None:
-    desk = Desk().ready()
-    assert desk.controller.send(Draft("x")) == ""
-    assert "esc" in desk.controller.send(Draft("y"))
-    assert len(desk.engine.asked) == 1
-
-
 def test_events_of_an_earlier_reply_are_not_this_ones() -> None:
     desk = Desk().ready()
     desk.controller.send(Draft("x"))
@@ -162,8 +113,8 @@ def test_ends(reason: FinishReason, used: int, note: str) -> None:
     desk.engine.say("partial")
     desk.engine.finish(reason, prompt=used - 5, new=5)
     (ended,) = desk.drain(chat.ReplyEnded)
-    assert ended.note == note
-    assert desk.controller.conversation.turns[-1].reply == "partial"
+    assert (ended.reply.text, ended.reply.note, ended.reply.whole) == ("partial", note, True)
+    assert desk.controller.conversation.leaf is ended.reply
 
 
 def test_stopping_before_the_first_word_returns_the_message() -> None:
@@ -174,7 +125,7 @@ def test_stopping_before_the_first_word_returns_the_message() -> None:
     desk.engine.finish(FinishReason.CANCELLED, new=0)
     (returned,) = desk.drain(chat.MessageReturned)
     assert (returned.draft, returned.error) == (Draft("x"), None)
-    assert desk.controller.conversation.turns == []
+    assert not desk.controller.conversation
     desk.controller.stop()
     assert desk.engine.cancelled == [1]  # nothing to stop
 
@@ -194,8 +145,7 @@ def test_a_failure_after_some_words_keeps_them() -> None:
     desk.engine.say("some")
     desk.engine.refuse("boom", "MaverickError", 1)
     (ended,) = desk.drain(chat.ReplyEnded)
-    assert ended.note == "broken off: boom"
-    assert desk.controller.conversation.turns[-1].reply == "some"
+    assert (ended.reply.text, ended.reply.note) == ("some", "broken off: boom")
 
 
 def test_trouble_that_belongs_to_nothing_is_told() -> None:
@@ -220,7 +170,7 @@ def test_death_and_another_life(words: str) -> None:
     assert bool([m for m in desk.posted if isinstance(m, chat.MessageReturned)]) == (not words)
     assert desk.controller.phase is Phase.ENDED
     assert "ctrl+r" in desk.controller.send(Draft("three"))
-    desk.controller.restart()
+    desk.restart()
     assert len(desk.engines) == 2
     assert desk.engines[0].closed
     desk.ready()
@@ -229,10 +179,49 @@ def test_death_and_another_life(words: str) -> None:
     assert said == ["one", "1", *(["two", "some"] if words else []), "three"]
 
 
-def test_restarting_what_runs_does_nothing() -> None:
+def test_a_model_that_answers_can_be_loaded_again() -> None:
+    """Its files were changed, for instance; what an ended worker still says does not count."""
     desk = Desk().ready()
+    before = desk.engine
+    desk.restart()
+    assert before.closed
+    assert desk.controller.phase is Phase.LOADING
+    before.loaded()
+    before.die()
+    assert desk.drain(chat.ModelReady, chat.ModelFailed) == []
+    assert desk.controller.phase is Phase.LOADING
+
+
+def test_a_reply_on_its_way_is_not_disturbed() -> None:
+    desk = Desk().ready()
+    desk.controller.send(Draft("x"))
     desk.controller.restart()
-    assert len(desk.engines) == 1
+    assert (len(desk.engines), desk.controller.phase) == (1, Phase.ANSWERING)
+
+
+def test_the_next_model_waits_for_the_memory_of_the_last() -> None:
+    desk = Desk().ready()
+    freed = threading.Event()
+    desk.engine.ending = freed
+    desk.controller.restart()
+    assert (len(desk.engines), desk.controller.phase) == (1, Phase.LOADING)
+    freed.set()
+    desk.wait(lambda: len(desk.engines) == 2)
+    desk.ready()
+    assert desk.controller.phase is Phase.READY
+
+
+def test_loading_can_be_stopped() -> None:
+    desk = Desk()
+    assert desk.controller.send(Draft("early")) == ""
+    desk.controller.stop()
+    assert desk.controller.phase is Phase.ENDED
+    desk.wait(lambda: desk.engine.closed)
+    assert [m for m in desk.posted if isinstance(m, chat.LoadingStopped)]
+    (returned,) = [m for m in desk.posted if isinstance(m, chat.MessageReturned)]
+    assert (returned.draft, returned.error) == (Draft("early"), None)
+    desk.engine.loaded()  # too late
+    assert desk.drain(chat.ModelReady) == []
 
 
 def test_a_process_that_cannot_start_is_told() -> None:
@@ -240,15 +229,11 @@ def test_a_process_that_cannot_start_is_told() -> None:
     desk.engine.die()
     desk.drain()
 
-    def fail(deliver: Any) -> FakeEngine:
-        raise OSError("too many processes")
-
-    desk.controller._connect = fail
-    desk.posted.clear()
-    desk.controller.restart()
-    assert any(
-        "too many processes" in str(m.error) for m in desk.posted if isinstance(m, chat.ModelFailed)
-    )
+    desk.broken = OSError("too many processes")
+    desk.restart()
+    desk.wait(lambda: desk.drain(chat.ModelFailed) or desk.controller.phase is Phase.ENDED)
+    (failed,) = [m for m in desk.posted if isinstance(m, chat.ModelFailed)]
+    assert "too many processes" in str(failed.error)
     assert desk.controller.phase is Phase.ENDED
 
 

@@ -1,14 +1,23 @@
-"""Which pasted texts are pictures, and the first look at a file."""
+"""Which pasted texts are pictures, the first look at a file, and what a picture costs."""
 
+import os
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
+from rich.cells import cell_len
 
+from mlx_maverick.cli.terminal import printable
 from mlx_maverick.errors import BadImage, NotFound
+from mlx_maverick.prompt import Prompt
 from mlx_maverick.tui.conversation import Picture
-from mlx_maverick.tui.pictures import look, pasted, typed
+from mlx_maverick.tui.pictures import Tiling, label, look, pasted, shortened, typed
+
+MINI = Path(__file__).parents[1] / "reference" / "maverick-mini"
 
 
 def test_look(picture: Path) -> None:
@@ -89,3 +98,81 @@ def test_what_is_typed(picture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert typed("gone.png") == Path("gone.png")
     assert typed("~/gone.png") == Path.home() / "gone.png"
     assert typed("it's gone.png") == Path("it's gone.png")
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.png"
+    os.mkfifo(pipe)
+    with pytest.raises(BadImage, match=r"pipe\.png is not a file"):
+        look(pipe)
+
+
+def test_what_a_picture_costs(tmp_path: Path) -> None:
+    """As many tiles and tokens as the model is given."""
+    prompt = Prompt.from_folder(MINI)
+    tiling = Tiling.of(prompt.config)
+    assert tiling is not None
+    assert tiling == Tiling.of(prompt.config.vision)
+    seen = set()
+    for size in ((1, 1), (30, 40), (100, 20), (200, 150), (640, 480), (33, 999), (2000, 3000)):
+        path = tmp_path / "a.png"
+        Image.new("RGB", size).save(path)
+        parts = [{"type": "image", "image": str(path)}, {"type": "text", "text": "x"}]
+        without = prompt.encode([{"role": "user", "content": parts[1:]}])
+        encoded = prompt.encode([{"role": "user", "content": parts}])
+        picture = look(path)
+        assert tiling.tiles(picture) == encoded.images[0].tiles
+        assert tiling.tokens(picture) == len(encoded.ids) - len(without.ids)
+        seen.add(tiling.tiles(picture))
+    assert {1, 17} <= seen
+
+
+def test_a_model_without_eyes_has_no_tiling() -> None:
+    config = replace(Prompt.from_folder(MINI).config, vision=None)
+    assert Tiling.of(config) is None
+    assert Tiling.of(None) is None
+
+
+PHOTO = Picture(Path("/photos/a holiday at the sea.jpeg"), 4032, 3024, 12_300_000)
+MAVERICK = Tiling(336, 144)
+
+
+@pytest.mark.parametrize(
+    ("cells", "expected"),
+    [
+        (None, "a holiday at the sea.jpeg  4032×3024  12.3 MB  13 tiles  1,887 tokens"),
+        (80, "a holiday at the sea.jpeg  4032×3024  12.3 MB  13 tiles  1,887 tokens"),
+        (60, "a holiday…a.jpeg  4032×3024  12.3 MB  13 tiles  1,887 tokens"),
+        (50, "a holida…a.jpeg  4032×3024  13 tiles  1,887 tokens"),
+        (40, "a holida…a.jpeg  4032×3024  1,887 tokens"),
+        (30, "a holiday…a.jpeg  1,887 tokens"),
+        (15, "a holida…a.jpeg"),
+        (5, "a ho…"),
+        (1, "…"),
+        (0, ""),
+    ],
+)
+def test_a_label_fits(cells: int | None, expected: str) -> None:
+    said = label(PHOTO, MAVERICK, cells)
+    assert cells is None or cell_len(said) <= cells
+    assert said == expected
+
+
+def test_a_label_before_the_model_is_known() -> None:
+    assert label(PHOTO) == "a holiday at the sea.jpeg  4032×3024  12.3 MB"
+    small = Picture(Path("/a.png"), 40, 30, 500)
+    assert label(small, MAVERICK) == "a.png  40×30  0.5 kB  1 tile  147 tokens"
+
+
+def test_a_name_is_harmless() -> None:
+    picture = Picture(Path("/x\x1b[31m\n\u202ey.png"), 1, 1, 1)
+    assert label(picture) == "x[31m y.png  1×1  0.0 kB"
+
+
+@given(st.text(max_size=40), st.integers(0, 30))
+def test_shortening(text: str, cells: int) -> None:
+    text = printable(text)
+    short = shortened(text, cells)
+    assert cell_len(short) <= cells
+    if cell_len(text) <= cells:
+        assert short == text
