@@ -184,10 +184,9 @@ class Bubble(Vertical):
         elif text:
             await self.mount_all(self._foot())
 
-    def changed(self, everything: bool = False) -> None:
-        """The text is another."""
-        for prose in self._sheets.values():
-            prose.changed(everything)
+    def changed(self, everything: bool = False) -> bool:
+        """The text is another; whether it takes more or fewer rows."""
+        return any([prose.changed(everything) for prose in self._sheets.values()])
 
     def _head(self) -> Iterator[Widget]:
         self._pictures: list[Widget] = []
@@ -199,6 +198,8 @@ class Bubble(Vertical):
         sheet = self.paper.sheets[at]
         error = isinstance(self.entry, Notice) and self.entry.error
         made = Prose(sheet, self.paper.environment, at == 0, "error" if error else "")
+        if isinstance(self.entry, Said | Queued):
+            made.display = bool(self.entry.draft.text)
         self._sheets[sheet] = made
         return made
 

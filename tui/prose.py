@@ -29,6 +29,7 @@ from .layout import Page
 from .rows import TAB, Row, Rows
 from .sheets import Piece, Sheet
 
+SPARE = 2  # rows that are added at a time while text comes: each addition moves all others
 SCHEMES = ("http://", "https://", "mailto:")
 
 
@@ -112,30 +113,33 @@ class Prose(Widget):
         self._order: list[Piece] = []
         self._rows: list[tuple[Row, int]] = []  # and the number of its piece's first line
         self._lines: list[str] = []
-        self._width = 0
+        self._width = self._tall = 0
         self._strips: dict[int, Strip] = {}
         self._styles_known: dict[str, Style] = {}
 
-    def changed(self, everything: bool = False) -> None:
-        """Show what the sheet is now; `everything` if links may lead elsewhere."""
+    def changed(self, everything: bool = False) -> bool:
+        """Show what the sheet is now; `everything` if links may lead elsewhere. Whether it
+        takes more or fewer rows."""
         if everything:
             self._laid.clear()
         if not self._width:
-            return
-        before = self._rows
+            return True
+        before, was = self._rows, self._tall
         self._arrange(self._width)
         after = self._rows
+        moved = was != self._tall
         same = 0
         for (old, _), (new, _) in zip(before, after, strict=False):
             if old is not new and not old.content.is_same(new.content):
                 break
             same += 1
-        if same == len(before) == len(after):
-            return
+        if same == len(before) == len(after) and not moved:
+            return False
         for y in [y for y in self._strips if y >= same]:
             del self._strips[y]
         dirty = Region(0, same, self._width, max(len(before), len(after)) - same)
-        self.refresh(dirty, layout=len(before) != len(after))
+        self.refresh(dirty, layout=moved)
+        return moved
 
     def _arrange(self, width: int) -> None:
         if width != self._width:
@@ -154,6 +158,9 @@ class Prose(Widget):
             rows += [(row, base) for row in made.rows.rows]
             lines += made.rows.lines
         self._laid, self._rows, self._lines = laid, rows, lines
+        self._tall = len(rows)
+        if self.sheet.open:
+            self._tall = -(-self._tall // SPARE) * SPARE
 
     def _lay(self, piece: Piece, inside: bool) -> _Laid:
         """The piece in rows. `inside`: there is something before it in this sheet."""
@@ -186,7 +193,7 @@ class Prose(Widget):
     def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
         if width != self._width:
             self._arrange(width)
-        return len(self._rows)
+        return self._tall
 
     def render_line(self, y: int) -> Strip:
         if (width := self.size.width) != self._width:

@@ -39,6 +39,7 @@ class Sheet:
     """What one widget shows."""
 
     pieces: list[Piece] = field(default_factory=list)
+    open: bool = False  # it is the last, and text may still come
 
     @property
     def size(self) -> int:
@@ -57,7 +58,7 @@ class Sheets:
     """A message of Markdown that grows. `sheets` is never empty; the last one may change."""
 
     def __init__(self, text: str = "", whole: bool = False):
-        self.sheets = [Sheet()]
+        self.sheets = [Sheet(open=True)]
         self.definitions: list[str] = []  # lines that say where links lead
         self._piece: Piece | None = None
         self._draft: Piece | None = None  # shows a line that has only begun
@@ -103,6 +104,7 @@ class Sheets:
         self._close()
         if not self.sheets[-1].pieces and len(self.sheets) > 1:
             self.sheets.pop()
+        self.sheets[-1].open = False
 
     def pieces(self) -> Iterator[Piece]:
         for sheet in self.sheets:
@@ -192,7 +194,7 @@ class Sheets:
 
     def _place(self, piece: Piece) -> None:
         if self.sheets[-1].pieces and self.sheets[-1].size > LIMIT * 3 // 4:
-            self.sheets.append(Sheet())
+            self._turn([])
         self.sheets[-1].pieces.append(piece)
 
     def _add(self, line: str, cut: bool = True) -> None:
@@ -202,7 +204,11 @@ class Sheets:
         self._size += len(line) + 1
         last = self.sheets[-1]
         if len(last.pieces) > 1 and last.size - len(last.pieces[-1].source) + self._size > LIMIT:
-            self.sheets.append(Sheet([last.pieces.pop()]))
+            self._turn([last.pieces.pop()])
+
+    def _turn(self, pieces: list[Piece]) -> None:
+        self.sheets[-1].open = False
+        self.sheets.append(Sheet(pieces, open=True))
 
     def _look(self, line: str, text: str, indent: int) -> None:
         """What a line outside of code says: a code block begins, a link is defined."""

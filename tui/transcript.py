@@ -21,7 +21,8 @@ from .message import Bubble, Entry, Notice, Paper, Queued, Reply, Said
 
 WINDOW = 20
 STEP = 10
-PACE = 0.1  # seconds between two changes of a reply that comes
+PACE = 0.1  # seconds between two changes of a reply that comes,
+SLOW = 0.15  # and after one that moved all rows
 
 
 class More(Static):
@@ -91,6 +92,8 @@ class Transcript(VerticalScroll, can_focus=True, inherit_bindings=False):
 
         typed: str
 
+    BLANK = True  # drawn at once: nothing but a background
+    FOCUS_ON_CLICK = False  # on a message only
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("up,k", "select(-1)", "Message before", id="message_before", show=False),
         Binding("down,j", "select(1)", "Message after", id="message_after", show=False),
@@ -131,7 +134,7 @@ class Transcript(VerticalScroll, can_focus=True, inherit_bindings=False):
         self._first = 0  # sheet of the window
         self._text: list[str] = []  # of the reply, not shown yet
         self._pace: Timer | None = None
-        self._shown_at = 0.0
+        self._due = 0.0
         self._busy = asyncio.Lock()  # one change of the window at a time
 
     def compose(self) -> ComposeResult:
@@ -140,6 +143,8 @@ class Transcript(VerticalScroll, can_focus=True, inherit_bindings=False):
         yield Below()
 
     def on_mount(self) -> None:
+        if self.app.no_color:
+            self.BLANK = False  # type: ignore[misc]  # or its background would not be filtered
         self.anchor()
 
     @property
@@ -156,7 +161,7 @@ class Transcript(VerticalScroll, can_focus=True, inherit_bindings=False):
     def following(self) -> bool:
         """Whether what comes is in view: a person has not scrolled up."""
         # Textual has no public word for an anchor that was released.
-        return self.is_anchored and not self._anchor_released and not self.hidden_after
+        return not self._anchor_released and not self.hidden_after
 
     # What there is.
 
@@ -207,7 +212,7 @@ class Transcript(VerticalScroll, can_focus=True, inherit_bindings=False):
             reply.text += text
             self._text.append(text)
             if self._pace is None:
-                wait = self._shown_at + PACE - self._clock()
+                wait = self._due - self._clock()
                 if wait > 0:
                     self._pace = self.set_timer(wait, self._write)
                 else:
@@ -268,9 +273,10 @@ class Transcript(VerticalScroll, can_focus=True, inherit_bindings=False):
             paper.append(text)
             if len(paper.sheets) != count:
                 await self._show(self._count() - WINDOW if following else self._first)
-            if bubble := self._bubbles.get(reply):
-                bubble.changed()
-        self._shown_at = self._clock()
+            bubble = self._bubbles.get(reply)
+            moved = bubble is not None and bubble.changed()
+            self._hint()
+            self._due = self._clock() + (SLOW if moved else PACE)
 
     # The window.
 
@@ -379,6 +385,9 @@ class Transcript(VerticalScroll, can_focus=True, inherit_bindings=False):
         self._hint()
 
     def _hint(self) -> None:
+        """Say that there is more, where it is not followed."""
+        if self._anchor_released and self.scroll_y >= self.max_scroll_y and not self.hidden_after:
+            self.anchor()
         below = bool(self.entries) and not self.following
         for hint in self.query_children(Below):
             hint.display = below
@@ -386,22 +395,26 @@ class Transcript(VerticalScroll, can_focus=True, inherit_bindings=False):
     # The message a person has selected.
 
     def on_focus(self) -> None:
-        if self.selected is None:
+        """The newest message is selected, or the last one in view."""
+        inside = self.scrollable_content_region
+        seen = [e for e, b in self._bubbles.items() if b.region.overlaps(inside)]
+        if self.selected not in seen:
             messages = self._messages()
+            if not self.following:
+                messages = [e for e in messages if e in seen] or messages
             self.selected = messages[-1] if messages else None
         self._mark()
-        if self.selected is not None:
-            self.call_later(self._reveal, self.selected)
 
     def on_blur(self) -> None:
         self._mark()
 
-    async def on_click(self, event: events.Click) -> None:
+    def on_click(self, event: events.Click) -> None:
         if self.screen.get_selected_text():
             return  # text was selected with the mouse
         for node in event.widget.ancestors_with_self if event.widget else ():
             if isinstance(node, Bubble) and not isinstance(node.entry, Notice):
                 self.selected = node.entry
+                self.focus(scroll_visible=False)
                 self._mark()
 
     async def on_key(self, event: events.Key) -> None:
