@@ -186,7 +186,8 @@ class Bubble(Vertical):
 
     def changed(self, everything: bool = False) -> bool:
         """The text is another; whether it takes more or fewer rows."""
-        return any([prose.changed(everything) for prose in self._sheets.values()])
+        rows = [prose.changed(everything) for prose in self._sheets.values()]
+        return any(rows)
 
     def _head(self) -> Iterator[Widget]:
         self._pictures: list[Widget] = []

@@ -172,8 +172,10 @@ class Chat:
         self.composer.text = text
         await self.pilot.press("enter")
         await self.until(
-            lambda: (self.engine.id, len(self.screen.controller.queue)) != before
-            and not self.composer.text
+            lambda: (
+                (self.engine.id, len(self.screen.controller.queue)) != before
+                and not self.composer.text
+            )
         )
 
     async def reply(self, text: str) -> None:

@@ -243,7 +243,7 @@ async def test_a_model_that_does_not_load(open_chat: Open) -> None:
 async def test_ways_out_of_a_model_that_does_not_load(open_chat: Open) -> None:
     async with open_chat(context=8192) as chat:
         chat.engine.refuse_load("there is no folder", "NotFound", 3)
-        await chat.until(lambda: "Try again" in chat.seen())
+        await chat.until(lambda: "looking around failed" in chat.seen())
         await chat.pilot.press("enter")
         await chat.until(lambda: len(chat.engines) == 2)
         assert chat.engine.loads[0][:2] == ("folder", 8192)
