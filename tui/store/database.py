@@ -55,8 +55,6 @@ class Database:
         db.execute("PRAGMA foreign_keys = ON")
         db.execute("PRAGMA secure_delete = ON")  # what was purged is not in the file any more
         migrate(db)
-        with self.writing():
-            pass  # a read-only file refuses even this: better said now
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
@@ -99,7 +97,7 @@ def _make(path: Path) -> None:
 
 def _check_header(path: Path) -> None:
     """What the first bytes say, before SQLite may touch the file."""
-    with open(path, "rb") as file:
+    with open(path, "r+b") as file:  # SQLite would find out at the first message it cannot save
         header = file.read(HEADER)
     if not header:
         return

@@ -11,8 +11,8 @@ from itertools import islice
 from .records import Marks, one_line
 from .words import SIGNS, UNSPACED, Phrase, fold
 
-WINDOW = 160  # characters
-BEFORE = 40  # of them before the first hit
+WINDOW = 140  # characters
+BEFORE = 20  # of them before the first hit: it is in view at 60 columns
 MOST = 50  # hits that are looked at
 
 ALONE = re.compile(f"[{UNSPACED}{SIGNS}]")
