@@ -48,7 +48,8 @@ class Database:
 
     def _prepare(self, busy_seconds: float) -> None:
         db = self._db
-        _check(self.path, db)
+        with self.reading():  # in one moment: another process may be making the tables
+            _check(self.path, db)
         _use_wal(db, busy_seconds)
         # In WAL this loses nothing when a process is killed, and cannot damage the file.
         db.execute("PRAGMA synchronous = NORMAL")
