@@ -17,7 +17,7 @@ from textual.message import Message
 from textual.pilot import Pilot
 from textual.widgets import Input, OptionList
 
-from mlx_maverick.tui.chats import LIMIT, ChatsScreen, when
+from mlx_maverick.tui.chats import LIMIT, ChatsScreen, described, when
 from mlx_maverick.tui.store import ChatRow, Store, StoreError
 
 SECONDS = 20
@@ -260,6 +260,8 @@ async def test_renaming(chats: Store, open_list: Open) -> None:
         assert (field.value, field.has_focus) == (ALL[2], True)
         await view.until(lambda: "enter keeps the name" in view.seen())
         await view.pilot.press("ctrl+d", "ctrl+s", "ctrl+r")  # now of the field, or of nothing
+        await view.pilot.click("#list", offset=(3, 0))
+        field.focus()
         await view.type("Sleep of zebras")
         await view.pilot.press("enter")
         await view.until(lambda: view.titles == ["Sleep of zebras"])
@@ -338,6 +340,41 @@ async def test_a_slow_search_never_stops_the_keys(
         assert view.app.list._shown == "rust"
 
 
+async def test_a_search_from_before_does_not_bring_back_what_was_deleted(
+    chats: Store, open_list: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits, late, over, search = threading.Event(), threading.Event(), threading.Event(), chats.chats
+
+    def slow(query: str = "", limit: int = 200) -> list[ChatRow]:
+        rows = search(query, limit)
+        if query and not waits.is_set():
+            waits.set()
+            assert late.wait(SECONDS)
+            asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop).add_done_callback(
+                lambda future: over.set()
+            )
+        return rows
+
+    async with open_list() as view:
+        loop = asyncio.get_running_loop()
+        monkeypatch.setattr(view.store, "chats", slow)
+        await view.type("a")
+        await view.until(waits.is_set)
+        await view.pilot.press("ctrl+d")
+        await view.until(lambda: view.note.startswith("Deleted"))
+        left = view.titles
+        assert ALL[0] not in left
+        late.set()
+        await view.until(over.is_set)
+        await view.until(lambda: not view.app.workers._workers)
+        assert view.titles == left
+
+
+def test_nothing_in_a_row_reaches_the_terminal_raw() -> None:
+    row = ChatRow(1, "a\x1b[2J", "m\x07", NOON, 1, "s\u202e", ((0, 1),))
+    assert described(row, NOON, False).plain == "a[2J\n12:00 · 1 message · m\ns"
+
+
 @pytest.mark.parametrize("size", [(60, 16), (40, 12), (200, 60)])
 async def test_any_size(chats: Store, open_list: Open, size: tuple[int, int]) -> None:
     say(chats, "[b]bold[/b] \x1b[31m \u202eevil " + "very " * 30, "x")
@@ -399,7 +436,9 @@ async def test_no_timer_while_nothing_happens(chats: Store, open_list: Open) -> 
     async with open_list() as view:
         await view.search("zeb", ALL[2])
         nodes = [view.app, view.app.list, *view.app.list.query("*")]
-        assert [t for node in nodes for t in node._timers if t._active.is_set() and t._repeat] == []
+        assert [
+            t for node in nodes for t in node._timers if t._active.is_set() and t._repeat is None
+        ] == []
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """A chat as Markdown and as JSON."""
 
 import json
+import os
 from datetime import datetime
 from pathlib import Path
 
@@ -136,7 +137,15 @@ def test_where_nothing_can_be_written(tmp_path: Path) -> None:
         export.write(file, "x", ".md", "x")
 
 
-def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
+def test_a_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UnicodeEncodeError):
         export.write(tmp_path, "x", ".md", "\ud83d")
+    assert list(tmp_path.iterdir()) == []
+
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(StoreError, match="No space left on device"):
+        export.write(tmp_path, "x", ".md", "x")
     assert list(tmp_path.iterdir()) == []

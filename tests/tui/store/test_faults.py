@@ -57,6 +57,21 @@ def test_a_newer_version(written: Path) -> None:
     refused(written, "newer mlx-maverick .format 3, this one knows 2.; update")
 
 
+def test_a_newer_version_with_a_log(written: Path, tmp_path: Path) -> None:
+    """As a newer one leaves it when it is killed: closing would write the log into the file."""
+    db = sqlite3.connect(written, isolation_level=None)
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
+    db.execute("PRAGMA wal_checkpoint")
+    db.execute("UPDATE chats SET title = 'Newer'")
+    left = tmp_path / "left"
+    shutil.copytree(written.parent, left)
+    db.close()
+    log = (left / "chats.db-wal").read_bytes()
+    refused(left / "chats.db", "newer mlx-maverick")
+    assert (left / "chats.db-wal").read_bytes() == log != b""
+
+
 def test_a_newer_version_that_is_only_in_the_log(written: Path) -> None:
     db = sqlite3.connect(written)
     db.execute("PRAGMA journal_mode = WAL")

@@ -3,6 +3,8 @@
 import sqlite3
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -68,24 +70,33 @@ def test_a_step_that_fails_changes_nothing(old: Path) -> None:
 
 
 def test_two_that_migrate_at_once(old: Path) -> None:
-    """The one that comes second finds it done."""
-    started, go = threading.Event(), threading.Event()
+    """The one that comes second waits, and finds it done."""
+    started, waiting = threading.Event(), threading.Event()
+    connect = partial(sqlite3.connect, old, isolation_level=None)
+    connect().execute("PRAGMA journal_mode = WAL")
 
     def slow(db: sqlite3.Connection) -> None:
         started.set()
-        assert go.wait(20)
+        assert waiting.wait(20)
         MIGRATIONS[1](db)
 
     def first() -> None:
-        db = sqlite3.connect(old, isolation_level=None)
-        migrate(db, (MIGRATIONS[0], slow))
-        db.close()
+        with closing(connect()) as db:
+            migrate(db, (MIGRATIONS[0], slow))
+
+    def second() -> None:
+        def seen(statement: str) -> None:
+            if statement.startswith(("BEGIN", "CREATE")):
+                waiting.set()
+
+        with closing(connect()) as db:
+            db.set_trace_callback(seen)
+            migrate(db)
 
     with ThreadPoolExecutor() as threads:
         one = threads.submit(first)
         assert started.wait(20)
-        other = threads.submit(lambda: Store.open(old).close())
-        go.set()
+        other = threads.submit(second)
         one.result()
         other.result()
     with Store.open(old) as store:

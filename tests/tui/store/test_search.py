@@ -96,6 +96,9 @@ def test_titles_first_then_together_then_newest(store: Store) -> None:
     say(store, "Apart", "blue", "cat")
     assert titles(store, "blue cat") == ["Blue cats", "New", "Old", "Apart"]
     assert [row.title for row in store.chats("blue cat", limit=2)] == ["Blue cats", "New"]
+    say(store, "A blue cat again", "blue cat")
+    assert titles(store, "blue cat")[:3] == ["A blue cat again", "Blue cats", "New"]
+    assert len(store.chats("blue cat", limit=3)) == 3
 
 
 def test_the_snippet_shows_the_hits(store: Store) -> None:
@@ -122,6 +125,12 @@ def test_a_word_inside_another_is_no_hit(store: Store) -> None:
     say(store, "x", "concatenate a cat with cats, scat")
     assert cut((row := store.chats("cat ")[0]).snippet, row.hits) == ["cat"]
     assert cut((row := store.chats("cat")[0]).snippet, row.hits) == ["cat", "cat"]
+
+
+def test_hits_in_decomposed_text(store: Store) -> None:
+    """As file names on a Mac are: an accent after its letter."""
+    say(store, "x", "my re\u0301sume\u0301")
+    assert cut((row := store.chats("resume")[0]).snippet, row.hits) == ["résumé"]
 
 
 def test_short_snippets_are_whole(store: Store) -> None:
@@ -205,6 +214,8 @@ def test_a_query_may_be_long(store: Store) -> None:
     say(store, "x", "word " * 5)
     assert titles(store, "word " * 100_000) == ["x"]
     assert titles(store, "\ud83d") == []
+    say(store, " ".join(f"w{i}" for i in range(16)))
+    assert len(titles(store, " ".join(f"w{i}" for i in range(20)))) == 1  # no more are asked for
 
 
 def test_a_long_text_is_found_by_its_end(store: Store) -> None:
