@@ -402,7 +402,10 @@ async def test_many_chats(store: Store, open_list: Open) -> None:
         await view.pilot.press("up")  # around
         assert view.chosen == "Chat number 5"
         await view.until(lambda: "Chat number 5" in view.seen())
-        await view.search("number 204", "Chat number 204")
+        await view.pilot.resize_terminal(70, 12)
+        await view.until(lambda: view.app.size.width == 70)
+        assert "Chat number 5" in view.seen()
+        await view.search("number 104", "Chat number 104")
 
 
 async def test_a_paste_is_one_harmless_line(chats: Store, open_list: Open) -> None:
