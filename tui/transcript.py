@@ -18,6 +18,7 @@ from textual.widgets import Static
 
 from ..cli.terminal import printable
 from .message import Bubble, Entry, Notice, Paper, Queued, Reply, Said
+from .thumbnail import Mode
 
 WINDOW = 20
 STEP = 10
@@ -77,7 +78,7 @@ class Transcript(VerticalScroll, can_focus=True, inherit_bindings=False):
         """To do something with an entry: edit, regenerate, go_on, older, newer."""
 
         action: str
-        entry: Entry
+        entry: Said | Reply | Queued
 
     @dataclass
     class Copied(Message):
@@ -128,7 +129,8 @@ class Transcript(VerticalScroll, can_focus=True, inherit_bindings=False):
     def __init__(self, *, id: str | None = None):
         super().__init__(id=id)
         self.entries: list[Entry] = []
-        self.selected: Entry | None = None
+        self.thumbnails: Mode = "auto"  # of pictures in messages that come
+        self.selected: Said | Reply | Queued | None = None
         self._papers: dict[Entry, Paper] = {}  # entries compare by identity
         self._bubbles: dict[Entry, Bubble] = {}  # those mounted
         self._first = 0  # sheet of the window
@@ -313,7 +315,7 @@ class Transcript(VerticalScroll, can_focus=True, inherit_bindings=False):
             for entry in reversed(wanted):
                 bubble = self._bubbles.get(entry)
                 if bubble is None:
-                    bubble = Bubble(entry, self._papers[entry], *wanted[entry])
+                    bubble = Bubble(entry, self._papers[entry], *wanted[entry], self.thumbnails)
                     bubble.set_class(entry is self.selected and self.has_focus, "-selected")
                     self._bubbles[entry] = bubble
                     new.insert(0, bubble)
@@ -426,14 +428,14 @@ class Transcript(VerticalScroll, can_focus=True, inherit_bindings=False):
             event.stop()
             self.post_message(self.Left(character))
 
-    def _messages(self) -> list[Entry]:
+    def _messages(self) -> list[Said | Reply | Queued]:
         return [e for e in self.entries if not isinstance(e, Notice)]
 
     def _mark(self) -> None:
         for entry, bubble in self._bubbles.items():
             bubble.set_class(entry is self.selected and self.has_focus, "-selected")
 
-    async def _choose(self, entry: Entry) -> None:
+    async def _choose(self, entry: Said | Reply | Queued) -> None:
         self.selected = entry
         self._mark()
         await self._reveal(entry)
