@@ -204,7 +204,8 @@ def inline(token: Token) -> Content:
             part = child.content
             spans.append(Span(at, at + len(part), ".prose--code"))
         elif kind == "image":
-            part = f"🖼 {child.content or child.attrs.get('src', '')}"
+            name = "".join(inner.content for inner in child.children or ())
+            part = f"🖼 {name or child.attrs.get('src', '')}"
             spans.append(Span(at, at + len(part), _link(child.attrs.get("src", ""))))
         elif kind == "link_open":
             opened.append((_link(child.attrs.get("href", "")), at))

@@ -157,7 +157,8 @@ class Sheets:
             if self._gap or indent > 3:
                 return self._gap
             line = line.lstrip(" ")
-        if self._gap or _HEADING.match(line) or _FENCE.match(line):
+        fence = _FENCE.match(line)
+        if self._gap or _HEADING.match(line) or (fence and _opens(fence)):
             return True
         if _RULE.match(line) and (line[0] != "-" or self._kind != "text"):
             return True  # after text three dashes make it a heading
@@ -209,7 +210,10 @@ class Sheets:
 
     def _add(self, line: str, cut: bool = True) -> None:
         if cut and self._lines and self._size + len(line) > LIMIT:
+            before = self._dedent
             self._cut()
+            if self._dedent != before:
+                line = line[min(self._dedent, _margin(line)) :]
         self._lines.append(line)
         self._size += len(line) + 1
         last = self.sheets[-1]

@@ -347,10 +347,10 @@ class Transcript(VerticalScroll, can_focus=True, inherit_bindings=False):
         at_end = self.scroll_y <= 0 if pages < 0 else self.scroll_y >= self.max_scroll_y
         if at_end and (self.hidden_before if pages < 0 else self.hidden_after):
             await self._shift(STEP if pages > 0 else -STEP)
-        elif pages < 0:
-            self.scroll_page_up(animate=False)
-        else:
-            self.scroll_page_down(animate=False)
+        else:  # a row less than fits, and the one the hint hides
+            rows = max(1, self.scrollable_content_region.height - 2)
+            self.scroll_relative(y=pages * rows, animate=False)
+            self._hint()
 
     async def first(self) -> None:
         """To the first entry."""
@@ -381,6 +381,7 @@ class Transcript(VerticalScroll, can_focus=True, inherit_bindings=False):
     async def on_mouse_scroll_down(self) -> None:
         if self.scroll_y >= self.max_scroll_y and self.hidden_after:
             await self._shift(STEP)
+        self.call_later(self._hint)  # at the end it follows, though nothing has moved
 
     def watch_scroll_y(self, old_value: float, new_value: float) -> None:
         super().watch_scroll_y(old_value, new_value)
@@ -396,18 +397,16 @@ class Transcript(VerticalScroll, can_focus=True, inherit_bindings=False):
 
     # The message a person has selected.
 
-    def on_focus(self) -> None:
+    def watch_has_focus(self, has_focus: bool) -> None:
         """The newest message is selected, or the last one in view."""
+        super().watch_has_focus(has_focus)
         inside = self.scrollable_content_region
         seen = [e for e, b in self._bubbles.items() if b.region.overlaps(inside)]
-        if self.selected not in seen:
+        if has_focus and self.selected not in seen:
             messages = self._messages()
             if not self.following:
                 messages = [e for e in messages if e in seen] or messages
             self.selected = messages[-1] if messages else None
-        self._mark()
-
-    def on_blur(self) -> None:
         self._mark()
 
     def on_click(self, event: events.Click) -> None:
