@@ -349,7 +349,7 @@ class Transcript(VerticalScroll, can_focus=True, inherit_bindings=False):
             await self._shift(STEP if pages > 0 else -STEP)
         else:  # a row less than fits, and the one the hint hides
             rows = max(1, self.scrollable_content_region.height - 2)
-            self.scroll_relative(y=pages * rows, animate=False)
+            self.scroll_relative(y=pages * rows, animate=False, immediate=True)
             self._hint()
 
     async def first(self) -> None:
