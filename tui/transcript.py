@@ -22,6 +22,7 @@ from .thumbnail import Mode
 
 WINDOW = 20
 STEP = 10
+HELP = "c copy · 1-9 code · e edit · r again · g go on · ←→ · esc"  # while it has the focus
 PACE = 0.1  # seconds between two changes of a reply that comes,
 SLOW = 0.15  # and after one that moved all rows
 
@@ -170,6 +171,8 @@ class Transcript(VerticalScroll, can_focus=True, inherit_bindings=False):
     async def show(self, entries: list[Entry], keep: Entry | None = None) -> None:
         """Exactly these entries, and the end of them, or the beginning of `keep`."""
         async with self._busy:
+            if (reply := self._open_reply()) is not None:
+                self._papers[reply].append("".join(self._text))  # it may be among them
             self._halt()
             self.entries = list(entries)
             self._papers = {e: self._papers.get(e) or Paper(e) for e in entries}
@@ -451,10 +454,8 @@ class Transcript(VerticalScroll, can_focus=True, inherit_bindings=False):
         self._look_at(entry)
 
     def _look_at(self, entry: Entry) -> None:
-        bubble = self._bubbles[entry]
-
         def scroll() -> None:
-            if bubble.is_attached:
+            if (bubble := self._bubbles.get(entry)) is not None:
                 self.scroll_to_widget(bubble, animate=False, top=self._tall(bubble))
                 self._hint()
 

@@ -303,8 +303,8 @@ async def test_a_selection_copies_lines_as_they_were_written() -> None:
         await pilot.pause()
         assert "• a list item that is" in app.seen()
         await pilot.mouse_down(Prose, offset=(2, 0))
-        await pilot.hover(Prose, offset=(12, 6))
-        await pilot.mouse_up(Prose, offset=(12, 6))
+        await pilot.hover(Prose, offset=(11, 5))
+        await pilot.mouse_up(Prose, offset=(11, 5))
         await pilot.pause()
         text = app.screen.get_selected_text()
         assert text is not None

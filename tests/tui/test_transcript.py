@@ -339,6 +339,17 @@ async def test_links_that_are_defined_later_lead_somewhere_at_the_end() -> None:
         await page.until(lambda: "See the page." in page.seen())
 
 
+async def test_showing_it_anew_loses_nothing_that_came() -> None:
+    said, reply = Said(Draft("go")), Reply()
+    async with look(said, reply) as page:
+        for i in range(10):
+            await page.transcript.grow(f"part{i} ")  # the last ones are not shown yet
+        await page.transcript.show([said, reply])
+        await page.transcript.grow("end")
+        await page.until(lambda: "end" in page.seen())
+        assert " ".join(f"part{i}" for i in range(10)) + " end" in page.seen()
+
+
 async def test_taking_back() -> None:
     before = turns(2)
     async with look(*before) as page:
@@ -487,6 +498,19 @@ async def test_versions_and_notes_are_shown() -> None:
         reply.version = (1, 1)
         await page.transcript.update_entry(reply)
         await page.until(lambda: "‹ 3/4 ›" not in page.seen())
+
+
+async def test_without_colours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    text = "# head\n\n`code` [link](http://x)\n\n```py\nx = 'y'\n```\n\n> quote"
+    async with look(Said(Draft("x")), Reply(text, "stopped", True)) as page:
+        await page.transcript.show(list(page.transcript.entries))
+        await page.press("shift+tab")
+        for strip in page.app.screen._compositor.render_strips():
+            for _, style, _ in strip:
+                for colour in (style.color, style.bgcolor) if style else ():
+                    if colour is not None and colour.triplet is not None:
+                        assert len(set(colour.triplet)) == 1, (strip.text, colour)
 
 
 # Whatever a model writes.
