@@ -50,13 +50,13 @@ class Page:
     headed: bool = True  # whether a code block at the beginning says its language and number
     colours: list[Colours] = field(default_factory=list)  # of its code blocks; kept between calls
     rows: Rows = field(default_factory=Rows)
-    codes: list[str] = field(default_factory=list)
 
     def lay(self, tokens: Sequence[Token]) -> Rows:
         """The rows of `tokens`. Raises nothing: whatever a model writes is shown somehow."""
         self._boxes: list[_Box] = []
         self._lists: list[_List] = []
         self._gap = False
+        self._codes = self._fences = 0
         cells: list[list[Content]] = []
         look, hidden = "", False
         for token in tokens:
@@ -157,14 +157,15 @@ class Page:
 
     def _code(self, token: Token) -> None:
         language = token.info.split()[0] if token.type == "fence" and token.info.strip() else ""
-        at = len(self.codes)
-        self.codes.append(token.content)
+        at = self._codes
+        self._codes += 1
         if at == len(self.colours) or self.colours[at].language != language:
             self.colours[at:] = [Colours(language)]
         self._space()
         first, rest = self._around()
         if token.type == "fence" and (at or self.headed):
-            sign = str(self.first_code + at)
+            sign = str(self.first_code + self._fences)
+            self._fences += 1
             room = self._room - len(sign) - 2
             name = Content(f" {language}").truncate(room, pad=True)
             head = (name + f"{sign} ").stylize(".prose--label")
@@ -203,7 +204,8 @@ def inline(token: Token) -> Content:
             part = child.content
             spans.append(Span(at, at + len(part), ".prose--code"))
         elif kind == "image":
-            part = f"🖼 {child.content or child.attrs.get('src', '')}"
+            name = "".join(inner.content for inner in child.children or ())
+            part = f"🖼 {name or child.attrs.get('src', '')}"
             spans.append(Span(at, at + len(part), _link(child.attrs.get("src", ""))))
         elif kind == "link_open":
             opened.append((_link(child.attrs.get("href", "")), at))

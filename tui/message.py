@@ -18,6 +18,7 @@ from ..cli.terminal import printable
 from .conversation import Draft, Picture
 from .prose import Prose, harmless, parser
 from .sheets import Sheet, Sheets, plain
+from .thumbnail import Mode, Thumbnail
 from .tray import label
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class Queued:
     """A message that waits for the reply before it."""
 
     draft: Draft
+    node: None = None  # it is no part of the conversation yet
 
 
 Entry = Said | Reply | Notice | Queued
@@ -124,9 +126,19 @@ class Plain(Static):
         super().__init__(Content(printable(text)), classes=classes)
 
 
-def shown(picture: Picture) -> Widget:
+class Shown(Vertical):
     """A picture of a message that was sent."""
-    return Plain(f"▣ {label(picture)}", "picture")
+
+    DEFAULT_CSS = "Shown { height: auto; }"
+
+    def __init__(self, picture: Picture, mode: Mode):
+        super().__init__(classes="picture")
+        self.picture, self.mode = picture, mode
+
+    def compose(self) -> ComposeResult:
+        yield Plain(f"▣ {label(self.picture)}")
+        if self.mode != "off":
+            yield Thumbnail(self.picture, self.mode)
 
 
 class Bubble(Vertical):
@@ -134,10 +146,11 @@ class Bubble(Vertical):
 
     BLANK = True  # its widgets cover it
 
-    def __init__(self, entry: Entry, paper: Paper, first: int, last: int):
+    def __init__(self, entry: Entry, paper: Paper, first: int, last: int, thumbnails: Mode = "off"):
         super().__init__(classes=type(entry).__name__.lower())
         self.entry, self.paper = entry, paper
         self.first, self.last = first, last
+        self.thumbnails = thumbnails
         self._sheets: dict[Sheet, Prose] = {}
         self._note: Plain | None = None
         self._remarked = ""
@@ -186,13 +199,12 @@ class Bubble(Vertical):
 
     def changed(self, everything: bool = False) -> bool:
         """The text is another; whether it takes more or fewer rows."""
-        rows = [prose.changed(everything) for prose in self._sheets.values()]
-        return any(rows)
+        return sum(prose.changed(everything) for prose in self._sheets.values()) > 0
 
     def _head(self) -> Iterator[Widget]:
         self._pictures: list[Widget] = []
         if isinstance(self.entry, Said | Queued) and self.first == 0:
-            self._pictures = [shown(p) for p in self.entry.draft.pictures]
+            self._pictures = [Shown(p, self.thumbnails) for p in self.entry.draft.pictures]
         return iter(self._pictures)
 
     def _prose(self, at: int) -> Prose:

@@ -50,8 +50,8 @@ class Rows:
         places = breaks(content.plain, room)
         parts = content.divide(places) if places else [content]
         for at, part in zip((0, *places), parts, strict=True):
-            if places:
-                part = part.rstrip()
+            if part.cell_length > room or places:
+                part = part.rstrip()  # what does not fit
             row = (rest if at else first) + part if (rest if at else first) else part
             if fill:
                 row = row.pad_right(max(0, width - row.cell_length)).stylize_before(fill)

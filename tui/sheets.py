@@ -17,6 +17,7 @@ _HEADING = re.compile(r"#{1,6}(?:[ \t]|$)")
 _ITEM = re.compile(r"(?:([-+*])|(\d{1,9})([.)]))([ \t]+)(?=\S)")
 _STARTS_LIST = re.compile(r"(?:[-+*]|1[.)])[ \t]+\S")  # what may interrupt a paragraph
 _RULER = re.compile(r"[ \t]*\|?(?:[ \t]*:?-+:?[ \t]*\|)*[ \t]*:?-*:?[ \t]*$")  # under a head
+_RULE = re.compile(r"(?:(?:\*[ \t]*){3,}|(?:_[ \t]*){3,}|(?:-[ \t]*){3,})$")
 _DEFINITION = re.compile(r" {0,3}\[[^\[\]]{1,999}\]:[ \t]*\S")
 
 
@@ -25,7 +26,7 @@ class Piece:
     """Some lines of a message."""
 
     source: str = ""
-    kind: str = "text"  # heading, item, quote, fence
+    kind: str = "text"  # heading, rule, item, quote, fence; plain
     gap: bool = True  # a blank line before it
     number: int | None = None  # of a list item, where counting goes on
     continued: bool = False  # the piece before was cut
@@ -145,15 +146,22 @@ class Sheets:
         self._gap = False
         self._add(line)
         self._look(line, text, indent)
-        if self._kind == "heading":
+        if self._kind in ("heading", "rule"):
             self._close()
 
     def _begins(self, line: str, indent: int) -> bool:
         """Whether `line` begins a piece: nothing before it can go on in it."""
         if indent:
-            return self._gap and self._kind != "item"
-        if self._gap or _HEADING.match(line) or _FENCE.match(line):
+            if self._kind == "item":
+                return False
+            if self._gap or indent > 3:
+                return self._gap
+            line = line.lstrip(" ")
+        fence = _FENCE.match(line)
+        if self._gap or _HEADING.match(line) or (fence and _opens(fence)):
             return True
+        if _RULE.match(line) and (line[0] != "-" or self._kind != "text"):
+            return True  # after text three dashes make it a heading
         if line.startswith(">"):
             return self._kind != "quote"
         if self._kind == "item":
@@ -163,16 +171,19 @@ class Sheets:
     def _made(self, line: str) -> Piece:
         """The piece that `line` begins."""
         number, kind = None, "text"
-        if item := _ITEM.match(line):
+        bare = line.lstrip(" ") if _margin(line) < 4 else line
+        if _RULE.match(bare):
+            kind = "rule"
+        elif item := _ITEM.match(line):
             kind = "item"
             if item[2]:
                 going_on = self._number is not None and item[3] == self._mark
                 number = (self._number or 0) + 1 if going_on else int(item[2])
-        elif _HEADING.match(line):
+        elif _HEADING.match(bare):
             kind = "heading"
-        elif line.startswith(">"):
+        elif bare.startswith(">"):
             kind = "quote"
-        elif (fence := _FENCE.match(line)) and _opens(fence):
+        elif (fence := _FENCE.match(bare)) and _opens(fence):
             kind = "fence"
         gap = self._gap or kind != "item" or self._kind != "item"
         piece, self._spare = self._spare or Piece(), None
@@ -182,7 +193,7 @@ class Sheets:
 
     def _open(self, line: str) -> None:
         piece = self._made(line)
-        item = _ITEM.match(line)
+        item = _ITEM.match(line) if piece.kind == "item" else None
         self._kind, self._number = piece.kind, piece.number
         self._mark = (item[3] or "") if item else ""
         self._quoted = False
@@ -199,7 +210,10 @@ class Sheets:
 
     def _add(self, line: str, cut: bool = True) -> None:
         if cut and self._lines and self._size + len(line) > LIMIT:
+            before = self._dedent
             self._cut()
+            if self._dedent != before:
+                line = line[min(self._dedent, _margin(line)) :]
         self._lines.append(line)
         self._size += len(line) + 1
         last = self.sheets[-1]
@@ -230,8 +244,10 @@ class Sheets:
                 self._quoted = not self._quoted
             else:
                 self._fence = _Fence(inner, fence[1], indent, min(indent, floor))
-        elif fence is None and not self._quoted and _DEFINITION.match(line):
-            self.definitions.append(line)
+        elif not self._quoted and _DEFINITION.match(line):
+            before = self._lines[-2] if len(self._lines) > 1 else ""
+            if not before.strip() or before in self.definitions[-1:]:  # else it is just text
+                self.definitions.append(line)
 
     def _code(self, line: str, text: str) -> None:
         assert self._fence is not None

@@ -18,9 +18,11 @@ from textual.widgets import Static
 
 from ..cli.terminal import printable
 from .message import Bubble, Entry, Notice, Paper, Queued, Reply, Said
+from .thumbnail import Mode
 
 WINDOW = 20
 STEP = 10
+HELP = "c copy · 1-9 code · e edit · r again · g go on · ←→ · esc"  # while it has the focus
 PACE = 0.1  # seconds between two changes of a reply that comes,
 SLOW = 0.15  # and after one that moved all rows
 
@@ -77,7 +79,7 @@ class Transcript(VerticalScroll, can_focus=True, inherit_bindings=False):
         """To do something with an entry: edit, regenerate, go_on, older, newer."""
 
         action: str
-        entry: Entry
+        entry: Said | Reply | Queued
 
     @dataclass
     class Copied(Message):
@@ -128,7 +130,8 @@ class Transcript(VerticalScroll, can_focus=True, inherit_bindings=False):
     def __init__(self, *, id: str | None = None):
         super().__init__(id=id)
         self.entries: list[Entry] = []
-        self.selected: Entry | None = None
+        self.thumbnails: Mode = "auto"  # of pictures in messages that come
+        self.selected: Said | Reply | Queued | None = None
         self._papers: dict[Entry, Paper] = {}  # entries compare by identity
         self._bubbles: dict[Entry, Bubble] = {}  # those mounted
         self._first = 0  # sheet of the window
@@ -168,6 +171,8 @@ class Transcript(VerticalScroll, can_focus=True, inherit_bindings=False):
     async def show(self, entries: list[Entry], keep: Entry | None = None) -> None:
         """Exactly these entries, and the end of them, or the beginning of `keep`."""
         async with self._busy:
+            if (reply := self._open_reply()) is not None:
+                self._papers[reply].append("".join(self._text))  # it may be among them
             self._halt()
             self.entries = list(entries)
             self._papers = {e: self._papers.get(e) or Paper(e) for e in entries}
@@ -313,7 +318,7 @@ class Transcript(VerticalScroll, can_focus=True, inherit_bindings=False):
             for entry in reversed(wanted):
                 bubble = self._bubbles.get(entry)
                 if bubble is None:
-                    bubble = Bubble(entry, self._papers[entry], *wanted[entry])
+                    bubble = Bubble(entry, self._papers[entry], *wanted[entry], self.thumbnails)
                     bubble.set_class(entry is self.selected and self.has_focus, "-selected")
                     self._bubbles[entry] = bubble
                     new.insert(0, bubble)
@@ -345,10 +350,10 @@ class Transcript(VerticalScroll, can_focus=True, inherit_bindings=False):
         at_end = self.scroll_y <= 0 if pages < 0 else self.scroll_y >= self.max_scroll_y
         if at_end and (self.hidden_before if pages < 0 else self.hidden_after):
             await self._shift(STEP if pages > 0 else -STEP)
-        elif pages < 0:
-            self.scroll_page_up(animate=False)
-        else:
-            self.scroll_page_down(animate=False)
+        else:  # a row less than fits, and the one the hint hides
+            rows = max(1, self.scrollable_content_region.height - 2)
+            self.scroll_relative(y=pages * rows, animate=False, immediate=True)
+            self._hint()
 
     async def first(self) -> None:
         """To the first entry."""
@@ -379,6 +384,7 @@ class Transcript(VerticalScroll, can_focus=True, inherit_bindings=False):
     async def on_mouse_scroll_down(self) -> None:
         if self.scroll_y >= self.max_scroll_y and self.hidden_after:
             await self._shift(STEP)
+        self.call_later(self._hint)  # at the end it follows, though nothing has moved
 
     def watch_scroll_y(self, old_value: float, new_value: float) -> None:
         super().watch_scroll_y(old_value, new_value)
@@ -394,18 +400,16 @@ class Transcript(VerticalScroll, can_focus=True, inherit_bindings=False):
 
     # The message a person has selected.
 
-    def on_focus(self) -> None:
+    def watch_has_focus(self, has_focus: bool) -> None:
         """The newest message is selected, or the last one in view."""
+        super().watch_has_focus(has_focus)
         inside = self.scrollable_content_region
         seen = [e for e, b in self._bubbles.items() if b.region.overlaps(inside)]
-        if self.selected not in seen:
+        if has_focus and self.selected not in seen:
             messages = self._messages()
             if not self.following:
                 messages = [e for e in messages if e in seen] or messages
             self.selected = messages[-1] if messages else None
-        self._mark()
-
-    def on_blur(self) -> None:
         self._mark()
 
     def on_click(self, event: events.Click) -> None:
@@ -426,14 +430,14 @@ class Transcript(VerticalScroll, can_focus=True, inherit_bindings=False):
             event.stop()
             self.post_message(self.Left(character))
 
-    def _messages(self) -> list[Entry]:
+    def _messages(self) -> list[Said | Reply | Queued]:
         return [e for e in self.entries if not isinstance(e, Notice)]
 
     def _mark(self) -> None:
         for entry, bubble in self._bubbles.items():
             bubble.set_class(entry is self.selected and self.has_focus, "-selected")
 
-    async def _choose(self, entry: Entry) -> None:
+    async def _choose(self, entry: Said | Reply | Queued) -> None:
         self.selected = entry
         self._mark()
         await self._reveal(entry)
@@ -450,10 +454,8 @@ class Transcript(VerticalScroll, can_focus=True, inherit_bindings=False):
         self._look_at(entry)
 
     def _look_at(self, entry: Entry) -> None:
-        bubble = self._bubbles[entry]
-
         def scroll() -> None:
-            if bubble.is_attached:
+            if (bubble := self._bubbles.get(entry)) is not None:
                 self.scroll_to_widget(bubble, animate=False, top=self._tall(bubble))
                 self._hint()
 

@@ -158,7 +158,12 @@ class Store:
                 "INSERT INTO pictures VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (
                     (
-                        message, i, self._pictures.stored(p.path), p.width, p.height, p.nbytes,
+                        message,
+                        i,
+                        self._pictures.stored(p.path),
+                        p.width,
+                        p.height,
+                        p.nbytes,
                         _text(p.name),
                     )
                     for i, p in enumerate(pictures)
