@@ -332,7 +332,7 @@ async def test_a_selection_copies_lines_as_they_were_written() -> None:
 async def test_blank_lines_in_one_item() -> None:
     text = "- a\n  - b\n\n  c\n- > - d\n  > ```\n  > e\n  > ```\n"
     app = Page(text)
-    async with app.run_test(size=(20, 20)) as pilot:
+    async with app.run_test(size=(40, 20)) as pilot:
         await pilot.pause()
         lines = [line.rstrip("1").rstrip() for line in app.seen().rstrip().splitlines()]
         assert lines == [

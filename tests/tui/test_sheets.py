@@ -237,6 +237,11 @@ def test_plain_text_in_sheets() -> None:
     assert [s.pieces[0].source for s in plain("")] == [""]
 
 
+def test_definitions_of_links() -> None:
+    text = "[a]: http://a\n[b]: http://b\n\ntext\n[c]: no\n\n```\n[d]: no\n```\n\n> [e]\n"
+    assert Sheets(text, whole=True).definitions == ["[a]: http://a", "[b]: http://b"]
+
+
 def test_a_line_that_has_begun_is_shown() -> None:
     made = Sheets("a\n\n# He")
     assert [p.source.strip() for p in made.pieces()] == ["a", "# He"]

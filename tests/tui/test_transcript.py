@@ -110,7 +110,7 @@ def long(words: int, name: str = "word") -> str:
 
 
 async def test_the_window_counts_sheets() -> None:
-    reply = Reply(long(400), whole=True)  # about 85,000 characters
+    reply = Reply(long(400), "stopped", whole=True)  # about 85,000 characters
     async with look(*turns(3), reply, *turns(2)) as page:
         transcript = page.transcript
         assert len(page.sheets) == WINDOW
@@ -120,10 +120,12 @@ async def test_the_window_counts_sheets() -> None:
         earlier, later = transcript.query(More)
         assert f"{transcript.hidden_before} earlier" in str(earlier.render())
         assert not later.display
+        assert [str(note.render()) for note in transcript.query(".note")] == ["stopped"]
         await transcript.first()
         await page.pilot.pause()
         assert transcript.hidden_before == 0
         assert len(page.sheets) == WINDOW
+        assert [note.display for note in transcript.query(".note")] in ([], [False])
         assert "question 0" in page.seen()
         assert f"{transcript.hidden_after} later" in str(later.render())
 
@@ -478,6 +480,20 @@ async def test_a_click_selects() -> None:
         await page.pilot.pause()
         assert page.selected == [entries[2]]
         assert page.transcript.has_focus
+
+
+async def test_selecting_text_does_not_select_the_message() -> None:
+    from textual import events
+
+    async with look(*turns(2)) as page:
+        bubble = list(page.transcript.query(Bubble))[2]
+        await page.pilot.mouse_down(bubble, offset=(3, 0))
+        await page.pilot.hover(bubble, offset=(9, 0))
+        await page.pilot.mouse_up(bubble, offset=(9, 0))
+        await page.pilot._post_mouse_events([events.Click], bubble, (9, 0), button=1)
+        await page.pilot.pause()
+        assert page.app.screen.get_selected_text() == "uestion"
+        assert page.selected == []
 
 
 async def test_without_messages_keys_do_nothing() -> None:
