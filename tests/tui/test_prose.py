@@ -331,18 +331,25 @@ async def test_a_selection_copies_lines_as_they_were_written() -> None:
 
 async def test_blank_lines_in_one_item() -> None:
     text = "- a\n  - b\n\n  c\n- > - d\n  > ```\n  > e\n  > ```\n"
+    text += "\n> - f\n> - g\n> ```\n> h\n> ```\n"
     app = Page(text)
     async with app.run_test(size=(40, 20)) as pilot:
         await pilot.pause()
-        lines = [line.rstrip("1").rstrip() for line in app.seen().rstrip().splitlines()]
+        lines = [line.rstrip("12").rstrip() for line in app.seen().rstrip().splitlines()]
         assert lines == [
             "• a",
             "  ◦ b",
             "",
             "  c",
-            "• ▌ • d",
+            "• ▌ ◦ d",
             "  ▌",
             "  ▌  e",
+            "",
+            "▌ • f",
+            "▌ • g",
+            "▌",  # after the list
+            "▌",
+            "▌  h",
         ]
 
 
