@@ -27,7 +27,7 @@ from ..errors import MaverickError
 from .store import ChatRow, Store, StoredChat, export
 from .store.records import Marks, one_line
 
-LIMIT = 200  # chats that are listed
+LIMIT = 100  # chats that are listed: laying them out is the UI's work
 PAUSE = 0.08  # seconds without a key, and the search begins
 HIT = "underline $text-accent"
 UNTITLED = "Untitled"
@@ -47,10 +47,14 @@ def when(seconds: float, now: float) -> str:
 
 
 def marked(text: str, hits: Marks, style: str = "") -> Content:
-    made = Content(printable(text)).stylize(style)
+    made = Content(_harmless(text)).stylize(style)
     for start, end in hits:
         made = made.stylize(HIT, start, end)
     return made
+
+
+def _harmless(text: str) -> str:
+    return text if text.isprintable() else printable(text)  # fast, for many rows
 
 
 def described(row: ChatRow, now: float, current: bool) -> Content:
@@ -60,7 +64,7 @@ def described(row: ChatRow, now: float, current: bool) -> Content:
     about = [when(row.updated, now), said, model, "open now" if current else ""]
     lines = [
         marked(row.title, row.title_hits, "bold") if row.title else Content.styled(UNTITLED, "dim"),
-        Content(printable(" · ".join(filter(None, about)))).stylize("dim"),
+        Content(_harmless(" · ".join(filter(None, about)))).stylize("dim"),
     ]
     if row.snippet:
         lines.append(marked(row.snippet, row.hits))
@@ -173,6 +177,9 @@ class ChatsScreen(ModalScreen[int | None]):
     def on_mount(self) -> None:
         self._query_field.focus()
         self._begin()
+
+    def on_resize(self) -> None:
+        self.call_after_refresh(self._list.scroll_to_highlight)
 
     @property
     def _query_field(self) -> Input:

@@ -14,7 +14,7 @@ from .settings.settings import Settings
 
 if TYPE_CHECKING:
     from .screen import ChatScreen
-    from .trouble import Way
+    from .start.trouble import Way
 
 
 class Dialogs:
@@ -56,7 +56,7 @@ class Dialogs:
 
     def models(self) -> None:
         """Show what models there are, to load one."""
-        from .welcome import WelcomeScreen
+        from .start.welcome import WelcomeScreen
 
         settings = self._controller.settings
         asked = [*filter(None, [settings.model]), *self._models]
@@ -72,7 +72,7 @@ class Dialogs:
 
     def trouble(self, error: MaverickError) -> None:
         """Let a model that cannot be loaded be loaded otherwise."""
-        from .trouble import Asked, TroubleScreen
+        from .start.trouble import Asked, TroubleScreen
 
         now = self._controller.settings
         assert now.model is not None  # it was to be loaded
@@ -80,7 +80,7 @@ class Dialogs:
         self._screen.app.push_screen(TroubleScreen(error, asked), self._take)
 
     def _take(self, way: "Way | None") -> None:
-        from .trouble import Kind
+        from .start.trouble import Kind
 
         if way is None:
             return

@@ -305,8 +305,8 @@ class ChatScreen(Screen[None]):
 
     @on(Transcript.Wanted)
     async def _wanted(self, message: Transcript.Wanted) -> None:
-        node = message.entry.node
-        if node is None:
+        entry = message.entry
+        if not isinstance(entry, Said | Reply) or (node := entry.node) is None:
             return
         match message.action:
             case "edit" if node.role == "user":

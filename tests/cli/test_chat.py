@@ -3,7 +3,6 @@
 import os
 import pty
 import select
-import shutil
 import signal
 import struct
 import subprocess
@@ -15,6 +14,11 @@ from fcntl import ioctl
 from pathlib import Path
 
 import pytest
+
+from mlx_maverick.prompt import Prompt
+from mlx_maverick.sampling import Sampling
+from mlx_maverick.tui.settings.settings import Settings
+from mlx_maverick.tui.store import Store
 
 SECONDS = 60
 MAIN = "from mlx_maverick.cli.entry import entry; entry()"
@@ -37,6 +41,7 @@ class Terminal:
         )
         os.close(slave)
         self.output = ""
+        self.home = home
 
     def read(self, seconds: float = 0.1) -> bool:
         """Take what there is; False at the end."""
@@ -110,7 +115,9 @@ def test_without_a_terminal_or_a_model() -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        ([], 2, "--model DIR"),
+        (["--continue"], 3, "there is no chat to go on with"),
+        (["--resume", "7"], 1, "there is no chat 7"),
+        (["--continue", "--resume", "7"], 2, "not allowed with"),
         (["--model", "/no/such/model"], 3, "/no/such/model does not exist"),
         (["--model", "MINI", "--image", "/no/such.png"], 3, "/no/such.png does not exist"),
         (["--model", "MINI", "--temp", "-1"], 2, "temperature"),
@@ -125,18 +132,6 @@ def test_refused_before_the_screen_opens(
     assert t.ends() == code
     assert says in t.output
     assert "\x1b[?1049h" not in t.output  # the alternate screen
-
-
-def test_a_model_that_does_not_load(terminal: Open, maverick_mini: Path, tmp_path: Path) -> None:
-    broken = tmp_path / "broken"
-    broken.mkdir()
-    for file in maverick_mini.glob("*.json"):
-        shutil.copy(file, broken)
-    t = terminal("--model", str(broken))
-    assert t.ends() == 3
-    *_, after = t.output.split("\x1b[?1049l")  # the screen is closed first
-    assert "mlx-maverick: " in after
-    assert "missing" in after
 
 
 def test_a_conversation(terminal: Open, maverick_mini: Path) -> None:
@@ -170,3 +165,107 @@ def test_terminated(terminal: Open, maverick_mini: Path, when: str) -> None:
     for child in children:
         with pytest.raises(ProcessLookupError):
             os.kill(child, 0)
+
+
+def test_a_start_without_a_model(terminal: Open, maverick_mini: Path) -> None:
+    t = terminal()
+    t.shows("Models on this machine")
+    t.shows("What it can run")
+    t.type(f"{maverick_mini}")
+    t.shows(maverick_mini.name)
+    t.type("\r")
+    t.shows("4.7 M parameters")
+    t.type("\x11")
+    assert t.ends() == 0
+    again = terminal()  # the model is remembered
+    again.shows("4.7 M parameters")
+    again.type("\x11")
+    assert again.ends() == 0
+
+
+@pytest.fixture
+def endless(maverick_mini: Path, tmp_path: Path) -> tuple[str, ...]:
+    """A chat whose replies do not end by themselves."""
+    bias = dict.fromkeys(Prompt.from_folder(maverick_mini).stop_ids, -1000.0)
+    settings = Settings(str(maverick_mini), sampling=Sampling(logit_bias=bias))
+    with Store.open(tmp_path / "home" / "data" / "chats.db") as store:
+        chat = store.create_chat(str(maverick_mini), None, settings.as_dict())
+    return "--resume", str(chat), "--max-tokens", "20000"
+
+
+def said(terminal: Terminal) -> int:
+    """Characters of the last message of the first chat, as another process sees it."""
+    with Store.open(terminal.home / "data" / "chats.db") as store:
+        path = store.load(1).path()
+    return len(path[-1].text) if path else 0
+
+
+def test_killed_and_resumed(terminal: Open, maverick_mini: Path, endless: tuple[str, ...]) -> None:
+    """Nothing is lost but the token in flight."""
+    t = terminal(*endless)
+    t.shows("4.7 M parameters")
+    t.type("Talk at length\r")
+    t.until(lambda: said(t) > 100)
+    (worker,) = t.children()
+    t.process.send_signal(signal.SIGKILL)
+    t.ends()
+    with Store.open(t.home / "data" / "chats.db") as store:
+        question, reply = store.load(1).path()
+    assert question.text == "Talk at length"
+    assert reply.note == "broken off"
+    assert reply.text == Prompt.from_folder(maverick_mini).decode(reply.ids)
+    assert len(reply.ids) > 20
+    again = terminal("--continue", "--max-tokens", "5")
+    again.shows("Talk at length")
+    again.shows("broken off")
+    again.shows("4.7 M parameters")
+    again.output = ""
+    again.type("\x02")  # ctrl+b
+    again.shows("cut off at --max-tokens")
+    again.type("\x11")
+    assert again.ends() == 0
+    with Store.open(t.home / "data" / "chats.db") as store:
+        _, longer = store.load(1).path()
+    assert longer.ids[: len(reply.ids)] == reply.ids
+    assert len(longer.ids) == len(reply.ids) + 5
+    with pytest.raises(ProcessLookupError):
+        os.kill(worker, 0)  # it saw that nobody listens
+
+
+def test_a_killed_engine(terminal: Open, endless: tuple[str, ...]) -> None:
+    t = terminal(*endless)
+    t.shows("4.7 M parameters")
+    t.type("Talk at length\r")
+    t.until(lambda: said(t) > 100)
+    (worker,) = t.children()
+    os.kill(worker, signal.SIGABRT)  # as Metal does without memory
+    t.shows("killed by SIGABRT")
+    t.type("\x12")  # ctrl+r
+    t.output = ""
+    t.type("Go on\r")
+    t.shows("tok/s")
+    t.type("\x11")
+    assert t.ends() == 0
+
+
+def test_a_database_in_the_way(terminal: Open, maverick_mini: Path, tmp_path: Path) -> None:
+    data = tmp_path / "home" / "data"
+    data.mkdir(parents=True)
+    (data / "chats.db").write_bytes(b"something else" * 100)
+    t = terminal("--model", str(maverick_mini), "--max-tokens", "5")
+    t.shows("Chats are not kept")
+    t.shows("4.7 M parameters")
+    t.type("Hello\r")
+    t.shows("cut off at --max-tokens")
+    t.type("\x11")
+    assert t.ends() == 0
+    assert (data / "chats.db").read_bytes() == b"something else" * 100
+
+
+def test_a_wrong_config(terminal: Open, maverick_mini: Path, tmp_path: Path) -> None:
+    data = tmp_path / "home" / "data"
+    data.mkdir(parents=True)
+    (data / "config.toml").write_text("temperatur = 0.5\n")
+    t = terminal("--model", str(maverick_mini))
+    assert t.ends() == 2
+    assert "did you mean temperature" in t.output

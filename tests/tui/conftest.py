@@ -109,9 +109,8 @@ class Chat:
 
     @property
     def screen(self) -> ChatScreen:
-        screen = self.app.screen
-        assert isinstance(screen, ChatScreen)
-        return screen
+        """The chat's, whatever is above it."""
+        return next(s for s in self.app.screen_stack if isinstance(s, ChatScreen))
 
     @property
     def composer(self) -> Composer:
@@ -142,7 +141,7 @@ class Chat:
         """What is on the terminal, line by line."""
         lines = [
             "".join(segment.text for segment in strip).rstrip()
-            for strip in self.screen._compositor.render_strips()
+            for strip in self.app.screen._compositor.render_strips()
         ]
         return "\n".join(lines)
 
@@ -167,11 +166,24 @@ class Chat:
         await self.pilot.press("enter")
         await self.until(lambda: self.engine.id == before + 1 and self.bubbles)
 
+    async def type(self, text: str) -> None:
+        """Send a message, which may have to wait."""
+        before = self.engine.id, len(self.screen.controller.queue)
+        self.composer.text = text
+        await self.pilot.press("enter")
+        await self.until(
+            lambda: (
+                (self.engine.id, len(self.screen.controller.queue)) != before
+                and not self.composer.text
+            )
+        )
+
     async def reply(self, text: str) -> None:
         """The whole answer."""
+        before = self.engine.id
         self.engine.say(text)
         self.engine.finish()
-        await self.until(lambda: not self.screen.draining)
+        await self.until(lambda: not self.screen.draining or self.engine.id > before)
 
 
 Open = Callable[..., AbstractAsyncContextManager[Chat]]

@@ -11,9 +11,10 @@ from textual import events
 
 from mlx_maverick.errors import DoesNotFit
 from mlx_maverick.events import FinishReason
-from mlx_maverick.tui import app as app_module
+from mlx_maverick.tui import clipboard
 from mlx_maverick.tui.message import Bubble, Reply
 from mlx_maverick.tui.pictures import look
+from mlx_maverick.tui.start.trouble import TroubleScreen
 from mlx_maverick.tui.transcript import WINDOW, More
 from mlx_maverick.tui.tray import Chip
 
@@ -110,22 +111,28 @@ async def test_a_refused_message_comes_back_whole(open_chat: Open, picture: Path
         assert len(chat.engine.asked[-1][0]) == 1
 
 
-async def test_nothing_is_lost_while_it_cannot_be_sent(open_chat: Open) -> None:
+async def test_what_is_sent_too_early_waits(open_chat: Open) -> None:
     async with open_chat() as chat:
         chat.composer.text = "early"
         await chat.pilot.press("enter")
-        assert chat.hint == "the model is still loading"
-        assert chat.composer.text == "early"
-        await chat.ready()
-        assert chat.hint == ""
-        await chat.pilot.press("enter")
+        await chat.until(lambda: "early" in chat.seen())
+        assert chat.composer.text == ""
+        assert "1 queued" in chat.status
+        chat.engine.loaded()
         await chat.until(lambda: chat.engine.id == 1)
-        chat.composer.text = "more"
-        await chat.pilot.press("enter")
-        assert "esc stops" in chat.hint
-        assert chat.composer.text == "more"
-        await chat.pilot.press("!")
-        assert chat.hint == ""
+        await chat.type("more")
+        await chat.type("and more")
+        assert "2 queued" in chat.status
+        assert [type(b.entry).__name__ for b in chat.bubbles][-2:] == ["Queued", "Queued"]
+        await chat.reply("first")
+        await chat.until(lambda: chat.engine.id == 2)
+        entries = [type(b.entry).__name__ for b in chat.bubbles]
+        assert entries == ["Notice", "Said", "Reply", "Said", "Reply", "Queued"]
+        await chat.pilot.press("up")  # takes the last one back
+        await chat.until(lambda: chat.composer.text == "and more")
+        await chat.reply("second")
+        assert chat.engine.id == 2
+        assert "queued" not in chat.status
 
 
 async def test_nothing_is_not_sent(open_chat: Open) -> None:
@@ -202,7 +209,7 @@ async def test_death_after_some_words_keeps_them(open_chat: Open) -> None:
         await chat.ask("Why?")
         chat.engine.say("Because")
         chat.engine.die()
-        await chat.until(lambda: "ctrl+r starts" in chat.seen())
+        await chat.until(lambda: "ctrl+r loads" in chat.seen())
         assert "Because" in chat.seen()
         assert "broken off" in chat.seen()
         assert chat.composer.text == ""
@@ -217,24 +224,31 @@ async def test_death_while_idle_is_noticed(open_chat: Open) -> None:
         assert not chat.screen.draining
 
 
-async def test_a_model_that_does_not_load_ends_the_chat(open_chat: Open) -> None:
-    async with open_chat() as chat:
-        chat.engine.refuse_load("needs 9 GB more")
-        await chat.until(lambda: chat.app.return_code is not None)
-        assert chat.app.return_code == 4
-        assert isinstance(chat.app.failure, DoesNotFit)
-        assert str(chat.app.failure) == "needs 9 GB more"
-
-
-async def test_but_not_with_what_was_typed(open_chat: Open) -> None:
+async def test_a_model_that_does_not_load(open_chat: Open) -> None:
     async with open_chat() as chat:
         await chat.pilot.press("h", "i")
         chat.engine.refuse_load("needs 9 GB more")
-        await chat.until(lambda: "needs 9 GB more" in chat.seen())
+        await chat.until(lambda: isinstance(chat.app.screen, TroubleScreen))
+        assert "needs 9 GB more" in chat.seen()
+        await chat.until(lambda: "Quit" in chat.seen())
+        await chat.pilot.press("escape")
+        await chat.until(lambda: chat.app.screen is chat.screen)
         assert chat.composer.text == "hi"
         await chat.pilot.press("ctrl+q")
         await chat.until(lambda: chat.app.return_code is not None)
         assert isinstance(chat.app.failure, DoesNotFit)
+        assert str(chat.app.failure) == "needs 9 GB more"
+
+
+async def test_ways_out_of_a_model_that_does_not_load(open_chat: Open) -> None:
+    async with open_chat(context=8192) as chat:
+        chat.engine.refuse_load("there is no folder", "NotFound", 3)
+        await chat.until(lambda: "looking around failed" in chat.seen())
+        await chat.pilot.press("enter")
+        await chat.until(lambda: len(chat.engines) == 2)
+        assert chat.engine.loads[0][:2] == ("folder", 8192)
+        await chat.ready()
+        assert chat.app.failure is None
 
 
 @pytest.mark.parametrize("key", ["ctrl+q", "ctrl+c"])
@@ -348,7 +362,7 @@ async def test_removing_pictures(open_chat: Open, picture: Path) -> None:
 async def test_a_model_without_eyes(open_chat: Open, picture: Path) -> None:
     async with open_chat(pictures=(look(picture),)) as chat:
         chat.engine.loaded(vision=False)
-        await chat.until(lambda: "sees no pictures" in chat.seen())
+        await chat.until(lambda: "It sees no" in chat.seen())
         chat.composer.text = "What?"
         await chat.pilot.press("enter")
         await chat.until(lambda: "sees no pictures" in chat.hint)
@@ -483,8 +497,8 @@ async def test_copying(open_chat: Open, monkeypatch: pytest.MonkeyPatch) -> None
         await fill(chat, 1)
         await chat.pilot.press("ctrl+o")  # by OSC 52, which the app remembers
         assert chat.app.clipboard == "answer 0"
-        monkeypatch.setattr(app_module, "has_pasteboard", lambda: True)
-        monkeypatch.setattr(app_module, "pbcopy", pasteboard)
+        monkeypatch.setattr(clipboard, "has_pasteboard", lambda: True)
+        monkeypatch.setattr(clipboard, "pbcopy", pasteboard)
         chat.composer.text = "some words"
         chat.composer.select_all()
         await chat.pilot.press("ctrl+c")  # copies what is selected instead of quitting

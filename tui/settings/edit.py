@@ -64,8 +64,6 @@ def _literal(key: str, value: Scalar) -> str:
     if len(lines) == 1:
         return '"' + lines[0].replace('"', r"\"") + '"'
     body = "\n".join(lines).replace('"""', r'""\"')
-    if body.endswith('"'):
-        body = body[:-1] + r"\""
     return f'"""\n{body}"""'  # TOML leaves the first newline out
 
 

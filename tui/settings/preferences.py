@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from ...errors import MaverickError, UsageError
 from .edit import Scalar, changed
@@ -38,7 +38,7 @@ class Preferences:
     max_tokens: int | None = None
     seed: int | None = None
     theme: str | None = None
-    thumbnails: str = "auto"
+    thumbnails: Literal["auto", "blocks", "off"] = "auto"
     keys: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
     @staticmethod

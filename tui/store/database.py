@@ -48,15 +48,14 @@ class Database:
 
     def _prepare(self, busy_seconds: float) -> None:
         db = self._db
-        _check(self.path, db)
+        with self.reading():  # in one moment: another process may be making the tables
+            _check(self.path, db)
         _use_wal(db, busy_seconds)
         # In WAL this loses nothing when a process is killed, and cannot damage the file.
         db.execute("PRAGMA synchronous = NORMAL")
         db.execute("PRAGMA foreign_keys = ON")
         db.execute("PRAGMA secure_delete = ON")  # what was purged is not in the file any more
         migrate(db)
-        with self.writing():
-            pass  # a read-only file refuses even this: better said now
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
@@ -99,7 +98,7 @@ def _make(path: Path) -> None:
 
 def _check_header(path: Path) -> None:
     """What the first bytes say, before SQLite may touch the file."""
-    with open(path, "rb") as file:
+    with open(path, "r+b") as file:  # SQLite would find out at the first message it cannot save
         header = file.read(HEADER)
     if not header:
         return

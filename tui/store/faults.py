@@ -3,6 +3,7 @@
 Knows nothing of what is in it.
 """
 
+import errno
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -62,7 +63,9 @@ def _system(path: Path, error: OSError) -> str:
     at = error.filename or path
     if error.errno in FULL:
         return _full(path)
-    return f"{at} cannot be used ({error.strerror or error}); check its permissions"
+    permissions = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+    check = "its permissions" if permissions else "it and the disk"
+    return f"{at} cannot be used ({error.strerror or error}); check {check}"
 
 
 def _full(path: Path) -> str:

@@ -11,8 +11,9 @@ from itertools import islice
 from .records import Marks, one_line
 from .words import SIGNS, UNSPACED, Phrase, fold
 
-WINDOW = 160  # characters
-BEFORE = 40  # of them before the first hit
+WINDOW = 140  # characters
+BEFORE = 20  # of them before the first hit, where the text's beginning is not NEAR
+NEAR = 35  # characters; the hit is in view at 60 columns
 MOST = 50  # hits that are looked at
 
 ALONE = re.compile(f"[{UNSPACED}{SIGNS}]")
@@ -55,7 +56,7 @@ class Finder:
         the places of the hits in it."""
         text = unicodedata.normalize("NFC", text)
         at = self._best(_flat(text))
-        start = max(0, at - BEFORE)
+        start = 0 if at < NEAR else at - BEFORE
         if start > 0:  # not in the middle of a word, if one begins before the hit
             space = text.find(" ", start, at)
             start = start if space < 0 else space + 1

@@ -20,7 +20,8 @@ from . import search
 from .blobs import Pictures
 from .database import Database
 from .faults import StoreError, told
-from .records import ChatRow, Role, StoredChat, StoredMessage, one_line, title_of
+from .reading import pieces, read_chat
+from .records import ChatRow, Role, StoredChat, one_line, title_of
 from .writers import Writer, alive, sweep
 
 FILE = "chats.db"
@@ -230,39 +231,7 @@ class Store:
             with self._database.writing() as db:
                 self._mend(db)
         with self._database.reading() as db:
-            row = db.execute(
-                "SELECT title, model, system, settings, leaf, created FROM chats"
-                " WHERE id = ? AND deleted_by IS NULL",
-                (chat,),
-            ).fetchone()
-            if row is None:
-                raise StoreError(f"there is no chat {chat}; the list has those there are")
-            title, model, system, settings, leaf, created = row
-            pictures: dict[int, list[Picture]] = {}
-            for message, path, width, height, nbytes, called in db.execute(
-                "SELECT message, path, width, height, nbytes, called FROM pictures JOIN messages"
-                " ON id = message WHERE chat = ? ORDER BY message, place",
-                (chat,),
-            ):
-                picture = Picture(self._pictures.path(path), width, height, nbytes, called)
-                pictures.setdefault(message, []).append(picture)
-            messages = []
-            for id, parent, role, text, ids, note, writer, stats, written in db.execute(
-                "SELECT id, parent, role, text, ids, note, writer, stats, created FROM messages"
-                " WHERE chat = ? ORDER BY id",
-                (chat,),
-            ):
-                if writer is not None:
-                    text, ids = _pieces(db, id, text, ids)
-                messages.append(
-                    StoredMessage(
-                        id, parent, role, text, tuple(pictures.get(id, ())), _unpacked(ids), note,
-                        writer is None, None if stats is None else json.loads(stats), written,
-                    )
-                )  # fmt: skip
-        return StoredChat(
-            chat, title, model, system, json.loads(settings), leaf, created, tuple(messages)
-        )
+            return read_chat(db, chat, self._pictures)
 
     def latest(self) -> int | None:
         """The chat in which something was said last."""
@@ -345,7 +314,7 @@ class Store:
         if row is None:
             raise StoreError("this message's chat was deleted")
         chat, *begun = row
-        text, ids = _pieces(db, message, *begun)
+        text, ids = pieces(db, message, *begun)
         db.execute(
             "UPDATE messages SET writer = NULL, text = ?, ids = ?, note = ?, stats = ?"
             " WHERE id = ?",
@@ -394,20 +363,8 @@ def _set_title(db: sqlite3.Connection, chat: int, title: str) -> None:
     _title(db, chat)
 
 
-def _pieces(db: sqlite3.Connection, message: int, text: str, ids: bytes) -> tuple[str, bytes]:
-    """What came of a message so far."""
-    pieces = db.execute(
-        "SELECT text, ids FROM pieces WHERE message = ? ORDER BY n", (message,)
-    ).fetchall()
-    return "".join((text, *(t for t, _ in pieces))), b"".join((ids, *(i for _, i in pieces)))
-
-
 def _packed(ids: Sequence[int]) -> bytes:
     return struct.pack(f"<{len(ids)}I", *ids)
-
-
-def _unpacked(ids: bytes) -> tuple[int, ...]:
-    return struct.unpack(f"<{len(ids) // 4}I", ids)
 
 
 def _text(text: str) -> str:

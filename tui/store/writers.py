@@ -20,7 +20,7 @@ class Writer:
         while True:
             self.name = secrets.token_hex(8)
             self._path = folder / self.name
-            self._file = open(self._path, "xb")  # noqa: SIM115, held open as long as this lives
+            self._file = open(self._path, "xb", opener=_private)  # noqa: SIM115, held open
             if _lock(self._file.fileno()) and self._path.exists():
                 return
             self._file.close()  # a sweep came between
@@ -52,6 +52,10 @@ def sweep(folder: Path) -> None:
                     path.unlink(missing_ok=True)
             finally:
                 os.close(file)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _lock(file: int) -> bool:

@@ -67,6 +67,8 @@ def test_a_key_belongs_to_one_action() -> None:
         keymap({"chats": "f5", "new_chat": "f6,F5"}, KNOWN)
     with pytest.raises(UsageError, match=r"keys\.chats: ctrl\+n is also the key of new_chat"):
         keymap({"chats": "ctrl+n"}, KNOWN, BUILT_IN)
+    with pytest.raises(UsageError, match=r"keys\.chats: tab is also the key of new_chat"):
+        keymap({"chats": "tab"}, KNOWN, {"new_chat": "ctrl+i"})
     with pytest.raises(UsageError, match="send ctrl.m as enter"):
         keymap({"chats": "ctrl+m"}, KNOWN, BUILT_IN)
     swapped = {"chats": "ctrl+n", "new_chat": "ctrl+l"}

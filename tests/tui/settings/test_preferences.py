@@ -245,6 +245,17 @@ def test_a_prompt_reads_in_the_file_as_it_is(path: Path) -> None:
     assert f'system = """\n{RECOMMENDED}"""\n' == path.read_text()
 
 
+@pytest.mark.parametrize("text", [
+    'a\n"""\nb', '\n""""""\n', 'a\n"', 'say ""', '"""', "a\r\nb\r", "\n", "\\\n\\",
+    "a\n\x1b[2J\x7f\t", "a \\\n  b", "'''\n", "日本\n\u2028\ufeff",
+])  # fmt: skip
+def test_any_prompt_comes_back_as_it_was(path: Path, text: str) -> None:
+    for before in ("", "system = 'x'\n"):
+        path.write_text(before)
+        save(path, {"system": text})
+        assert Preferences.read(path).place().get("system") == text
+
+
 def test_values_that_are_wrong_are_not_written(path: Path) -> None:
     path.write_text(BY_HAND)
     for wrong in ({"temperature": 700}, {"temprature": 1}, {"thumbnails": "on"}, {"keys": "x"},

@@ -16,20 +16,20 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .. import hub, macs, memory, pressure, protocol, sizing
-from ..checkpoint import Checkpoint
-from ..config import ModelConfig
-from ..convert.recipe import Recipe
-from ..doctor import host
-from ..doctor.outlook import Outlook, outlook, streamed_folder
-from ..errors import DoesNotFit, MaverickError, UsageError
-from ..kv import DENSE, KVOptions
-from ..macs import Machine
-from ..memory import MIN_CONTEXT, Budget, fewer_bits, longest_context, raise_limit
-from ..published_models import MODELS, Published
-from ..sizing import Verdict
-from ..streaming.decide import decide
-from ..streaming.options import ExpertOptions, Mode
+from ... import hub, macs, memory, pressure, protocol, sizing
+from ...checkpoint import Checkpoint
+from ...config import ModelConfig
+from ...convert.recipe import Recipe
+from ...doctor import host
+from ...doctor.outlook import Outlook, outlook, streamed_folder
+from ...errors import DoesNotFit, MaverickError, UsageError
+from ...kv import DENSE, KVOptions
+from ...macs import Machine
+from ...memory import MIN_CONTEXT, Budget, fewer_bits, longest_context, raise_limit
+from ...published_models import MODELS, Published
+from ...sizing import Verdict
+from ...streaming.decide import decide
+from ...streaming.options import ExpertOptions, Mode
 from . import found
 from .facts import Computer, Fact, Fit, Found, Prospect, Remark, encode
 from .ways import Asked, Kind, Way

@@ -19,12 +19,12 @@ from textual.screen import Screen
 from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
-from .. import hub
-from ..errors import MaverickError
-from ..kv import DENSE, KVOptions
-from ..units import gb
+from ... import hub
+from ...errors import MaverickError
+from ...kv import DENSE, KVOptions
+from ...units import gb
+from ..choices import Choices, heading, line, remark
 from . import survey
-from .choices import Choices, heading, line, remark
 from .facts import Computer, Fact, Fit, Found, Prospect, Remark
 
 Look = Callable[[Sequence[str], int | None, KVOptions], AsyncGenerator[Fact, None]]

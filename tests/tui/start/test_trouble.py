@@ -30,15 +30,15 @@ from mlx_maverick.kv import KVOptions
 from mlx_maverick.loading import Unread
 from mlx_maverick.macs import GIB, Machine
 from mlx_maverick.streaming.options import ExpertOptions, Mode
-from mlx_maverick.tui import judge, survey
 from mlx_maverick.tui.choices import Choices
-from mlx_maverick.tui.controller import Options
-from mlx_maverick.tui.judge import Here
-from mlx_maverick.tui.trouble import TroubleScreen
-from mlx_maverick.tui.ways import Asked, Kind, Way
+from mlx_maverick.tui.settings.settings import Settings
+from mlx_maverick.tui.start import judge, survey
+from mlx_maverick.tui.start.judge import Here
+from mlx_maverick.tui.start.trouble import TroubleScreen
+from mlx_maverick.tui.start.ways import Asked, Kind, Way
 
+from ..conftest import SECONDS
 from . import folders
-from .conftest import SECONDS
 
 RESIDENT = ExpertOptions(Mode.RESIDENT)
 
@@ -181,7 +181,7 @@ def test_a_way_changes_what_was_asked_and_settings_alike() -> None:
     }.items():
         asked = Asked("model", 3, kv, RESIDENT)
         assert way.applied(asked) == replace(asked, **changed)
-        options = Options("model", 3, kv=kv, experts=RESIDENT)
+        options = Settings("model", context=3, kv=kv, experts=RESIDENT)
         assert replace(options, **way.changes(kv)) == replace(options, **changed)
         assert way.words
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from mlx_maverick.checkpoint import Checkpoint, Tensor
 
-from ..convert import full_size as published
-from ..golden import REFERENCE
-from ..streaming.full_size import converted
+from ...convert import full_size as published
+from ...golden import REFERENCE
+from ...streaming.full_size import converted
 
 
 def mini(folder: Path, name: str = "maverick-mini") -> Path:

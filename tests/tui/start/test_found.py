@@ -15,9 +15,18 @@ from mlx_maverick.errors import BadCheckpoint
 from mlx_maverick.kv import KVOptions
 from mlx_maverick.macs import GIB, Machine
 from mlx_maverick.published_models import MODELS
-from mlx_maverick.tui import found, judge
-from mlx_maverick.tui.facts import Computer, Fact, Fit, Found, Prospect, Remark, decode, encode
-from mlx_maverick.tui.judge import Here
+from mlx_maverick.tui.start import found, judge
+from mlx_maverick.tui.start.facts import (
+    Computer,
+    Fact,
+    Fit,
+    Found,
+    Prospect,
+    Remark,
+    decode,
+    encode,
+)
+from mlx_maverick.tui.start.judge import Here
 
 from . import folders
 
@@ -314,7 +323,7 @@ def test_facts_cross_as_lines() -> None:
 
 def test_finding_loads_neither_mlx_nor_textual() -> None:
     code = (
-        "import sys, mlx_maverick.tui.found as f, mlx_maverick.tui.survey;"
+        "import sys, mlx_maverick.tui.start.found as f, mlx_maverick.tui.start.survey;"
         "list(f.models());"
         "print([m for m in ('mlx.core', 'textual', 'numpy') if m in sys.modules])"
     )

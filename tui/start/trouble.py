@@ -15,9 +15,9 @@ from textual.screen import ModalScreen
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
-from ..errors import BadCheckpoint, DoesNotFit, MaverickError, NotFound, UsageError
+from ...errors import BadCheckpoint, DoesNotFit, MaverickError, NotFound, UsageError
+from ..choices import Choices, line, remark
 from . import survey
-from .choices import Choices, line, remark
 from .ways import Asked, Kind, Way
 
 __all__ = ["Asked", "Kind", "TroubleScreen", "Way"]

@@ -18,13 +18,13 @@ from textual.pilot import Pilot
 
 from mlx_maverick.errors import MaverickError, NotFound
 from mlx_maverick.kv import DENSE, KVOptions
-from mlx_maverick.tui import survey
 from mlx_maverick.tui.choices import Choices
-from mlx_maverick.tui.facts import Computer, Fact, Fit, Found, Prospect, Remark
-from mlx_maverick.tui.welcome import Field, Look, WelcomeScreen, typed
+from mlx_maverick.tui.start import survey
+from mlx_maverick.tui.start.facts import Computer, Fact, Fit, Found, Prospect, Remark
+from mlx_maverick.tui.start.welcome import Field, Look, WelcomeScreen, typed
 
+from ..conftest import SECONDS
 from . import folders
-from .conftest import SECONDS
 
 MAC = Computer("this Mac with 128 GB", "M4 Max", 128 * 2**30, 115_427_246_080, 128_849_018_880)
 STREAMED = Found(
@@ -441,8 +441,8 @@ def test_the_process_that_draws_loads_no_mlx(tmp_path: Path) -> None:
 import asyncio, sys
 from textual.app import App
 from mlx_maverick.errors import UsageError
-from mlx_maverick.tui.trouble import Asked, TroubleScreen
-from mlx_maverick.tui.welcome import WelcomeScreen
+from mlx_maverick.tui.start.trouble import Asked, TroubleScreen
+from mlx_maverick.tui.start.welcome import WelcomeScreen
 
 async def main():
     app = App()

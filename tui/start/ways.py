@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
-from ..kv import DENSE, KVOptions
-from ..streaming.options import ExpertOptions, Mode
+from ...kv import DENSE, KVOptions
+from ...streaming.options import ExpertOptions, Mode
 
 
 class Kind(StrEnum):

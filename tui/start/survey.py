@@ -13,14 +13,14 @@ from contextlib import aclosing, suppress
 from dataclasses import asdict
 from typing import Any
 
-from ..errors import MaverickError
-from ..kv import DENSE, KVOptions
-from ..paths import log_file
+from ...errors import MaverickError
+from ...kv import DENSE, KVOptions
+from ...paths import log_file
 from .facts import Fact, decode
 from .ways import Asked, Kind, Way
 
 # -P as for the worker: no file of the user's folder becomes our module.
-COMMAND = (sys.executable, "-P", "-m", "mlx_maverick.tui.judge")
+COMMAND = (sys.executable, "-P", "-m", "mlx_maverick.tui.start.judge")
 SECONDS = 60.0  # a search takes at most a quarter of that, and a disk may sleep
 MOST_LINE = 1 << 20  # bytes of an answer
 

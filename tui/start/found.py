@@ -11,12 +11,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from .. import hub
-from ..checkpoint import INDEX, SINGLE, Checkpoint
-from ..config import ModelConfig, read_json
-from ..convert.manifest import MANIFEST
-from ..errors import MaverickError
-from ..names import TensorClass, canonical, tensor_class
+from ... import hub
+from ...checkpoint import INDEX, SINGLE, Checkpoint
+from ...config import ModelConfig, read_json
+from ...convert.manifest import MANIFEST
+from ...errors import MaverickError
+from ...names import TensorClass, canonical, tensor_class
 from .facts import Found, Remark
 
 MOST_FOLDERS = 5000  # looked at
