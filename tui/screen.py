@@ -6,7 +6,7 @@ Knows nothing of the worker's protocol: the controller says what happened, this 
 import asyncio
 import re
 from itertools import takewhile
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from textual import on
 from textual.app import ComposeResult
@@ -27,6 +27,7 @@ from .composer import Composer
 from .controller import Controller
 from .conversation import Draft, Node
 from .dialogs import Dialogs
+from .given import Given
 from .history import History
 from .live import Live, Phase
 from .message import Entry, Notice, Queued, Reply, Said
@@ -35,9 +36,6 @@ from .status import Status
 from .transcript import Transcript
 from .tray import Tray
 from .usable import tiling
-
-if TYPE_CHECKING:
-    from .app import Start
 
 DRAIN_SECONDS = 1 / 20
 IMAGE = "/image"
@@ -69,16 +67,15 @@ class ChatScreen(Screen[None]):
         Binding("ctrl+end", "last", "Last message", id="last"),
     ]
 
-    def __init__(self, controller: Controller, start: "Start"):
+    def __init__(self, controller: Controller, given: Given):
         super().__init__()
         self.controller = controller
         self.failure: MaverickError | None = None  # why there is no model
-        self._start = start
+        self._given = given
         self._timer: Timer | None = None
         self._editing: Node | None = None  # the question that is asked in other words
         self._history = History()
         self._waiting: list[Queued] = []
-        self._dialogs = Dialogs(self, controller, start.models)
 
     @property
     def draining(self) -> bool:
@@ -93,18 +90,19 @@ class ChatScreen(Screen[None]):
         yield Status(id="status")
 
     async def on_mount(self) -> None:
+        self._dialogs = Dialogs(self.app, self.controller, self.tell, self._given.models)
         self._transcript = self.query_one(Transcript)
         self._tray = self.query_one(Tray)
         self._composer = self.query_one(Composer)
         self._composer.focus()
         self.tell("")
-        self._tray.thumbnails = self._start.thumbnails
-        await self._tray.show(self._start.pictures)
+        self._tray.thumbnails = self._given.thumbnails
+        await self._tray.show(self._given.pictures)
         self._show_live(self.controller.live)
         if self.controller.conversation:
             await self._show_path()
-        if self._start.notes:
-            await self._transcript.add(*map(Notice, self._start.notes))
+        if self._given.notes:
+            await self._transcript.add(*map(Notice, self._given.notes))
         self.controller.bind(self.post_message)
         if self.controller.settings.model is None:
             self._dialogs.models()
