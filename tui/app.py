@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
@@ -23,6 +23,9 @@ from .conversation import Picture
 from .screen import ChatScreen
 from .thumbnail import Mode
 from .transcript import Transcript
+
+if TYPE_CHECKING:
+    from .chats import ChatsScreen
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,9 @@ class ChatApp(App[None]):
     def _keys(self, binding: Binding) -> str:
         keys = self._start.keymap.get(binding.id or "", binding.key)
         return ", ".join(keys.split(","))
+
+    def on_chats_screen_deleted(self, message: "ChatsScreen.Deleted") -> None:
+        self._chat.controller.forget(message.chat)
 
     def _theme_changed(self, theme: object) -> None:
         if self.theme != self._start.theme:

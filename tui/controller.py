@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 LIVE_SECONDS = 0.25  # the status line changes at most four times a second
 PRESSURE_SECONDS = 1.0
 BROKEN_OFF = "broken off"
+TELLING = 64  # tokens; how fast fewer are read says nothing
 
 
 class Controller:
@@ -63,6 +64,11 @@ class Controller:
     @property
     def busy(self) -> bool:
         return self.phase in (Phase.LOADING, Phase.ANSWERING)
+
+    @property
+    def chat(self) -> int | None:
+        """The number of this chat, once something of it is kept."""
+        return self.keeper.chat
 
     @property
     def vision(self) -> bool | None:
@@ -211,6 +217,17 @@ class Controller:
         self._show(conversation)
         return ""
 
+    def forget(self, chat: int) -> None:
+        """A chat was deleted; if it is this one, another begins."""
+        if chat != self.keeper.chat:
+            return
+        self.keeper.forget()  # before what there is of a reply would bring it back
+        if self.phase is Phase.ANSWERING:
+            self.stop()
+            self._break_off(None)
+            self._set(phase=Phase.READY)
+        self._show(Conversation(self.settings.system))
+
     # Between the worker and the app.
 
     def bind(self, post: Callable[[Message], object] | None) -> None:
@@ -326,9 +343,11 @@ class Controller:
             note = "cut off: the context is full" if full else "cut off at --max-tokens"
         answer.node.stats = asdict(stats)
         self._end(note)
+        computed = stats.prompt_tokens - stats.cached_tokens
         self._set(
             phase=Phase.READY, prompt=stats.prompt_tokens, prefilled=stats.prompt_tokens,
-            context_used=used, tps=stats.decode_tps, tps_average=stats.decode_tps,
+            context_used=used, tps=stats.decode_tps, tps_average=stats.decode_tps, eta=0.0,
+            prefill_tps=stats.prefill_tps if computed >= TELLING else 0.0,
         )  # fmt: skip
         if finished.reason in (FinishReason.STOP, FinishReason.LENGTH):
             self._next()
@@ -450,7 +469,7 @@ class Controller:
 
 def _speeds(answer: Answer, now: float) -> dict[str, Any]:
     said = {}
-    if answer.reading is not None:
+    if answer.reading is not None and answer.prompt >= TELLING:
         said = {"prefill_tps": answer.reading.average}
         said["eta"] = answer.reading.left(now, answer.prompt)
     if answer.writing is not None:

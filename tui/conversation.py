@@ -24,7 +24,7 @@ class Picture:
     width: int
     height: int
     nbytes: int
-    called: str = ""  # its name, where the path is that of a copy
+    called: str = field(default="", compare=False)  # its name, where the path is a copy's
 
     @property
     def name(self) -> str:

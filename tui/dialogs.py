@@ -31,7 +31,7 @@ class Dialogs:
         if store is None:
             self._screen.tell("no chats are kept; why was said at the beginning")
             return
-        self._screen.app.push_screen(ChatsScreen(store), self._open)
+        self._screen.app.push_screen(ChatsScreen(store, self._controller.keeper.chat), self._open)
 
     def _open(self, chat: int | None) -> None:
         if chat is None:

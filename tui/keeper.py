@@ -171,7 +171,10 @@ def tree(stored: "StoredChat") -> Conversation:
     """A stored chat as a conversation."""
     conversation = Conversation(stored.system)
     nodes: dict[int, Node] = {}
+    answered = {message.parent for message in stored.messages}
     for message in stored.messages:  # parents come first
+        if message.role == "assistant" and not message.text and message.id not in answered:
+            continue  # the app ended before the first word
         node = Node(
             message.role,
             message.text,

@@ -74,6 +74,7 @@ class Page:
                     self._gap = self._gap or not self._lists
                 case "heading_open":
                     look = ".prose--h1" if token.tag in ("h1", "h2") else ".prose--heading"
+                    hidden = False
                 case "paragraph_open":
                     look, hidden = "", token.hidden
                 case "inline" if cells:
@@ -148,6 +149,7 @@ class Page:
 
     def _text(self, content: Content, gap: bool = True) -> None:
         if gap:
+            self._gap = self._gap or all(box.used for box in self._boxes)
             self._space()
         first, rest = self._around()
         for line in content.split(allow_blank=True):

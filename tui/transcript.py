@@ -178,6 +178,8 @@ class Transcript(VerticalScroll, can_focus=True, inherit_bindings=False):
             self._papers = {e: self._papers.get(e) or Paper(e) for e in entries}
             if self.selected not in self._papers:
                 self.selected = None
+                if self.has_focus and isinstance(keep, Said | Reply | Queued):
+                    self.selected = keep
             if keep is None or keep not in self._papers:
                 await self._show(self._count() - WINDOW)
             else:
@@ -187,6 +189,7 @@ class Transcript(VerticalScroll, can_focus=True, inherit_bindings=False):
             self._look_at(keep)
         else:
             self.anchor()
+        self._mark()
         self._hint()
 
     async def add(self, *entries: Entry) -> None:

@@ -5,7 +5,9 @@ Knows nothing of widgets, and loads neither MLX (the worker does) nor, before `r
 
 import argparse
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import MaverickError, NotFound, UsageError
@@ -42,13 +44,12 @@ def run(args: argparse.Namespace) -> int:
         )
     from ..client import Client
     from ..pressure import read
-    from ..tui.app import REMAPPABLE, ChatApp, Start
+    from ..tui.app import ChatApp, Start
     from ..tui.controller import Controller
     from ..tui.keeper import Keeper
     from ..tui.pictures import look
     from ..tui.settings.file import config_file
-    from ..tui.settings.keys import defaults, described, keymap
-    from ..tui.settings.preferences import Preferences, remember_theme
+    from ..tui.settings.preferences import Preferences, check_theme, remember_theme
     from ..tui.settings.settings import NAMES, Settings, stored_place
     from ..tui.usable import check
 
@@ -60,6 +61,8 @@ def run(args: argparse.Namespace) -> int:
     kept = stored_place(store.load(chat).settings) if store and chat else {}
     models = _models(store)
     said = options.given(args, NAMES)
+    if "model" in said and (folder := Path(said["model"]).expanduser()).is_dir():
+        said["model"] = str(folder.absolute())  # a chat may be gone on with from elsewhere
     last = {"model": models[0]} if models else {}
     settings = Settings.merged(said, kept, preferences.place(), last)
     if settings.model is not None:
@@ -74,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
         pictures=pictures,
         notes=tuple(notes),
         models=models,
-        keymap=keymap(preferences.keys, described(REMAPPABLE), defaults(REMAPPABLE)),
+        keymap=_keymap(config, preferences.keys),
         theme=preferences.theme,
         thumbnails=preferences.thumbnails,
         remember_theme=lambda name: remember_theme(config, name),
@@ -83,15 +86,30 @@ def run(args: argparse.Namespace) -> int:
     if chat:
         controller.open_chat(chat)
     app = ChatApp(controller, start)
+    if preferences.theme is not None:
+        check_theme(preferences.theme, app.available_themes, config)
     try:
         controller.start()  # loads while the screen opens
         app.run()
     finally:
         if not controller.close():
             print("mlx-maverick: the model is busy and ends by itself soon", file=sys.stderr)
+    if (chat := controller.chat) is not None:
+        print(f"To go on: mlx-maverick chat --resume {chat}", file=sys.stderr)
     if app.failure is not None:
         raise app.failure
     return app.return_code or 0
+
+
+def _keymap(config: Path, keys: Mapping[str, str]) -> dict[str, str]:
+    """Raises UsageError naming the file."""
+    from ..tui.app import REMAPPABLE
+    from ..tui.settings.keys import defaults, described, keymap
+
+    try:
+        return keymap(keys, described(REMAPPABLE), defaults(REMAPPABLE))
+    except UsageError as e:
+        raise UsageError(f"{config}: {e}") from None
 
 
 def _store() -> "tuple[Store | None, list[str]]":

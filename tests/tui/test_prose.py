@@ -267,9 +267,13 @@ def test_breaking(text: str, width: int) -> None:
             assert any(word in part for part in parts)
 
 
-CODE = '''def f(x):
+CODE = r'''def f(x):
     """A string
     of lines."""
+    y = """in
+    more
+    'than # one
+    part"""
     return x  # done
 '''
 
@@ -310,15 +314,52 @@ async def test_a_selection_copies_lines_as_they_were_written() -> None:
         assert text is not None
         assert text.startswith("a list item that is longer than the page is wide\n")
         assert text.splitlines()[-1].rstrip() == " code  here"
+        await pilot.mouse_down(Prose, offset=(9, 1))
+        await pilot.hover(Prose, offset=(8, 2))
+        await pilot.mouse_up(Prose, offset=(8, 2))
+        await pilot.pause()
+        assert app.screen.get_selected_text() == "than the page is wide"
+        look = app.screen.get_component_rich_style("screen--selection").bgcolor
+        marked = [
+            segment.text
+            for strip in app.screen._compositor.render_strips()
+            for segment in strip
+            if segment.style and segment.style.bgcolor == look and segment.text.strip()
+        ]
+        assert [text.strip() for text in marked] == ["than the page", "is wide"]
+
+
+async def test_blank_lines_in_one_item() -> None:
+    text = "- a\n  - b\n\n  c\n- > - d\n  > ```\n  > e\n  > ```\n"
+    text += "\n> - f\n> - g\n> ```\n> h\n> ```\n"
+    app = Page(text)
+    async with app.run_test(size=(40, 20)) as pilot:
+        await pilot.pause()
+        lines = [line.rstrip("12").rstrip() for line in app.seen().rstrip().splitlines()]
+        assert lines == [
+            "• a",
+            "  ◦ b",
+            "",
+            "  c",
+            "• ▌ ◦ d",
+            "  ▌",
+            "  ▌  e",
+            "",
+            "▌ • f",
+            "▌ • g",
+            "▌",  # after the list
+            "▌",
+            "▌  h",
+        ]
 
 
 async def test_a_new_width_changes_every_row() -> None:
-    app = Page("word " * 40, whole=False)
+    app = Page("word " * 40 + "\n\n- more", whole=False)
     async with app.run_test(size=(80, 20)) as pilot:
         await pilot.pause()
         wide = app.seen().strip().count("\n")
         await pilot.resize_terminal(30, 20)
-        app.sheets.append("and more\n\nend")
+        app.sheets.append(" and more\n\nend")
         app.prose.changed()
         await pilot.pause()
         assert app.seen().strip().count("\n") > 2 * wide

@@ -142,6 +142,16 @@ def test_a_code_block_is_not_cut_if_it_fits_a_sheet() -> None:
     assert len(made.sheets) > 1
 
 
+@pytest.mark.parametrize("size", range(LIMIT - 20, LIMIT + 20, 3))
+def test_a_cut_leaves_no_empty_code_block(size: int) -> None:
+    code = "x" * 79 + "\n"
+    body = code * (size // 80) + "y" * (size % 80) + "\n"
+    paper = Paper(Reply(f"```\n{body}```\nend", whole=True))
+    parts = [p.source for s in paper.sheets for p in s.pieces if p.kind == "fence"]
+    assert all("x" in part or "y" in part for part in parts)
+    assert paper.code(1) == body
+
+
 def test_a_longer_one_is_closed_and_opened_again() -> None:
     body = "".join(f"line_{i} = {i}\n" for i in range(1000))
     text = f"See:\n\n```python\n{body}```\n\nand\n\n```\nmore\n```"
@@ -225,6 +235,11 @@ def test_plain_text_in_sheets() -> None:
     parts = [piece.source for sheet in sheets for piece in sheet.pieces]
     assert "\n".join(parts).replace("\n", "") == text.replace("\n", "")
     assert [s.pieces[0].source for s in plain("")] == [""]
+
+
+def test_definitions_of_links() -> None:
+    text = "[a]: http://a\n[b]: http://b\n\ntext\n[c]: no\n\n```\n[d]: no\n```\n\n> [e]\n"
+    assert Sheets(text, whole=True).definitions == ["[a]: http://a", "[b]: http://b"]
 
 
 def test_a_line_that_has_begun_is_shown() -> None:

@@ -110,7 +110,7 @@ def long(words: int, name: str = "word") -> str:
 
 
 async def test_the_window_counts_sheets() -> None:
-    reply = Reply(long(400), whole=True)  # about 85,000 characters
+    reply = Reply(long(400), "stopped", whole=True)  # about 85,000 characters
     async with look(*turns(3), reply, *turns(2)) as page:
         transcript = page.transcript
         assert len(page.sheets) == WINDOW
@@ -120,10 +120,12 @@ async def test_the_window_counts_sheets() -> None:
         earlier, later = transcript.query(More)
         assert f"{transcript.hidden_before} earlier" in str(earlier.render())
         assert not later.display
+        assert [str(note.render()) for note in transcript.query(".note")] == ["stopped"]
         await transcript.first()
         await page.pilot.pause()
         assert transcript.hidden_before == 0
         assert len(page.sheets) == WINDOW
+        assert [note.display for note in transcript.query(".note")] in ([], [False])
         assert "question 0" in page.seen()
         assert f"{transcript.hidden_after} later" in str(later.render())
 
@@ -332,11 +334,13 @@ async def test_resizing_while_text_comes() -> None:
 
 async def test_links_that_are_defined_later_lead_somewhere_at_the_end() -> None:
     async with look(Said(Draft("go")), Reply()) as page:
-        await page.transcript.grow("See [the page][p].\n\n")
-        await page.transcript.grow("More.\n\n[p]: https://example.org\n")
+        await page.transcript.grow("See [the page][p].\n\n" + long(40))
+        await page.transcript.grow("\n\nMore.\n\n[p]: https://example.org\n")
         await page.until(lambda: "More." in page.seen())
         await page.transcript.finish("")
+        await page.transcript.first()
         await page.until(lambda: "See the page." in page.seen())
+        assert len(page.sheets) > 1
 
 
 async def test_showing_it_anew_loses_nothing_that_came() -> None:
@@ -478,6 +482,20 @@ async def test_a_click_selects() -> None:
         assert page.transcript.has_focus
 
 
+async def test_selecting_text_does_not_select_the_message() -> None:
+    from textual import events
+
+    async with look(*turns(2)) as page:
+        bubble = list(page.transcript.query(Bubble))[2]
+        await page.pilot.mouse_down(bubble, offset=(3, 0))
+        await page.pilot.hover(bubble, offset=(9, 0))
+        await page.pilot.mouse_up(bubble, offset=(9, 0))
+        await page.pilot._post_mouse_events([events.Click], bubble, (9, 0), button=1)
+        await page.pilot.pause()
+        assert page.app.screen.get_selected_text() == "uestion"
+        assert page.selected == []
+
+
 async def test_without_messages_keys_do_nothing() -> None:
     async with look() as page:
         await page.press("shift+tab", "up", "down", "home", "end", "c", "1", "e", "left")
@@ -504,7 +522,7 @@ async def test_without_colours(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     text = "# head\n\n`code` [link](http://x)\n\n```py\nx = 'y'\n```\n\n> quote"
     async with look(Said(Draft("x")), Reply(text, "stopped", True)) as page:
-        await page.transcript.show(list(page.transcript.entries))
+        page.app.theme = "solarized-light"  # of which no colour is grey
         await page.press("shift+tab")
         for strip in page.app.screen._compositor.render_strips():
             for _, style, _ in strip:
