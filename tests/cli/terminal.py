@@ -61,11 +61,16 @@ class Terminal:
         """Wait until a text is on the screen."""
         self.until(lambda: self.says(text))
 
-    def until(self, true: Callable[[], object]) -> None:
+    def until(self, true: Callable[[], object], every: float = 0.0) -> None:
+        """Wait until `true()`, which is asked after so many seconds again."""
         end = time.monotonic() + SECONDS
         while not true():
-            assert time.monotonic() < end, self.seen()
-            assert self.read() or true(), self.seen()
+            again = time.monotonic() + every
+            assert again < end, self.seen()
+            goes_on = self.read()
+            while goes_on and time.monotonic() < again:
+                goes_on = self.read()
+            assert goes_on or true(), self.seen()
 
     def settles(self) -> None:
         """Wait until nothing has come for a while."""

@@ -74,6 +74,16 @@ def messages(database: Path) -> list[Any]:
         return store.load(1).path()
 
 
+def replies(t: Terminal, database: Path, count: int, tokens: int) -> None:
+    """Wait until the last of so many messages has so many tokens."""
+
+    def enough() -> bool:
+        path = messages(database)
+        return len(path) == count and len(path[-1].ids) >= tokens
+
+    t.until(enough, every=0.2)
+
+
 def quit(t: Terminal) -> None:
     t.type(QUIT)
     assert t.ends() == 0
@@ -164,7 +174,7 @@ def test_killed_and_resumed(
     t = terminal(*endless)
     t.shows(READY)
     t.type("Talk at length\r")
-    t.until(lambda: len(messages(database)) == 2 and len(messages(database)[1].ids) > 30)
+    replies(t, database, 2, tokens=30)
     (worker,) = t.children()
     t.process.kill()
     t.ends()
@@ -190,12 +200,12 @@ def test_a_killed_engine(terminal: Open, database: Path, endless: tuple[str, ...
     t = terminal(*endless)
     t.shows(READY)
     t.type("Talk at length\r")
-    t.until(lambda: messages(database) and len(messages(database)[-1].ids) > 10)
+    replies(t, database, 2, tokens=10)
     (worker,) = t.children()
     os.kill(worker, signal.SIGABRT)  # as Metal does without memory
     t.shows("killed by SIGABRT")
     t.type(f"{AGAIN}Go on\r")
-    t.until(lambda: len(messages(database)) == 4 and messages(database)[-1].ids)
+    replies(t, database, 4, tokens=1)
     quit(t)
     first, broken, second, reply = messages(database)
     assert (first.text, second.text) == ("Talk at length", "Go on")
