@@ -27,13 +27,15 @@ class Composer(TextArea):
     """The editor at the bottom."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        # Priority: the editor makes a new line of enter.
-        Binding("enter", "send", "Send", id="send", priority=True),
-        Binding("shift+enter,ctrl+j", "newline", "New line", id="newline", priority=True),
+        Binding("enter", "send", "Send", id="send"),
+        Binding("shift+enter,ctrl+j", "newline", "New line", id="newline"),
     ]
 
     @dataclass
     class Submitted(Message):
+        """A text to send. It is not in the editor any more: what is typed next is another one.
+        Whoever refuses it puts it back."""
+
         text: str
 
     @dataclass
@@ -80,12 +82,29 @@ class Composer(TextArea):
         """Put `text` before what is there, the cursor at the end."""
         self.replace_all("\n".join(filter(None, (text, self.text))))
 
+    def put_back(self, text: str) -> None:
+        """The same, but nobody typed it: it does not count as a change."""
+        with self.prevent(self.Changed):
+            self.put(text)
+
     async def _on_key(self, event: events.Key) -> None:
+        """Keys act in the order in which they were typed, also where a person was faster than
+        the screen, or pasted without brackets. Textual lets those of bindings overtake text, or
+        lag behind it: they act in the app's queue, and text in the editor's."""
         if event.key == "backspace" and not self.text:
             self.post_message(self.Emptied())
+        bound = self.screen.active_bindings.get(event.key)
+        if bound is None or bound.binding.priority or not bound.enabled:
+            return
+        if await self.app.run_action(bound.binding.action, bound.node):
+            event.stop()
+            event.prevent_default()  # the editor makes a new line of enter
 
     def action_send(self) -> None:
-        self.post_message(self.Submitted(self.text))
+        text = self.text
+        with self.prevent(self.Changed):
+            self.clear()
+        self.post_message(self.Submitted(text))
 
     def action_newline(self) -> None:
         self._replace_via_keyboard("\n", *self.selection)

@@ -34,7 +34,7 @@ class Keeper:
     @property
     def unsaved(self) -> bool:
         """Whether something that was said would be lost if the app ended now."""
-        return self.store is None or self._behind
+        return self.store is None or self._behind or self._torn
 
     def forget(self) -> None:
         """What is said next is another chat."""
@@ -80,7 +80,7 @@ class Keeper:
     def ended(self, conversation: Conversation, reply: Node) -> None:
         """The reply stands as it is."""
         with self._lock:
-            torn, self._current = self._torn, None
+            torn, self._torn, self._current = self._torn, False, None
         if self.store is None or self.chat is None:
             return
         with self._writing():

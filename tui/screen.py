@@ -197,28 +197,34 @@ class ChatScreen(Screen[None]):
 
     @on(Composer.Submitted)
     async def _submitted(self, message: Composer.Submitted) -> None:
-        command, _, rest = message.text.strip().partition(" ")
+        if not await self._send(message.text):
+            self._composer.put_back(message.text)
+
+    async def _send(self, text: str) -> bool:
+        """Send a message or do what it commands; or say why not."""
+        command, _, rest = text.strip().partition(" ")
         if command == IMAGE:
-            if not rest.strip():
-                self.tell(f"{IMAGE} needs the path of a picture")
-            elif await self._add_picture(typed(rest)):
-                self._composer.clear()
-            return
-        if re.fullmatch(r"/[a-z]+", command) and not message.text.startswith(" "):
+            if rest.strip():
+                return await self._add_picture(typed(rest))
+            self.tell(f"{IMAGE} needs the path of a picture")
+            return False
+        if re.fullmatch(r"/[a-z]+", command) and not text.startswith(" "):
             self.tell(
                 f"{command} is no command; {IMAGE} PATH attaches a picture. "
                 "A space before it sends it as text."
             )
-            return
-        draft, node = self._draft(), self._editing
+            return False
+        draft, node = Draft(text, self._tray.pictures), self._editing
         if not draft:
-            return
+            return False
         refusal = self.controller.edit(node, draft) if node else self.controller.send(draft)
+        self.tell(refusal)
         if refusal:
-            self.tell(refusal)
-            return
-        self._history.add(draft.text)
-        await self._write(Draft(""))
+            return False
+        self._editing = None
+        self._history.add(text)
+        await self._tray.show(())
+        return True
 
     @on(Composer.Recalled)
     async def _recalled(self, message: Composer.Recalled) -> None:

@@ -86,6 +86,8 @@ def run(args: argparse.Namespace) -> int:
     controller = Controller(Client, settings, Keeper(store), read)
     if chat:
         controller.open_chat(chat)
+        # The command line may say otherwise than the chat.
+        controller.settings, controller.conversation.system = settings, settings.system
     app = ChatApp(controller, given)
     if preferences.theme is not None:
         check_theme(preferences.theme, app.available_themes, config)

@@ -1,104 +1,92 @@
 """`mlx-maverick chat`: what it refuses before the screen opens, and the whole on a terminal."""
 
 import os
-import pty
-import select
 import signal
-import struct
 import subprocess
 import sys
-import termios
-import time
 from collections.abc import Callable, Iterator
-from fcntl import ioctl
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mlx_maverick.prompt import Prompt
 from mlx_maverick.sampling import Sampling
+from mlx_maverick.tui.conversation import HALF
 from mlx_maverick.tui.settings.settings import Settings
 from mlx_maverick.tui.store import Store
 
-SECONDS = 60
+from .terminal import Terminal, hues, over
+
 MAIN = "from mlx_maverick.cli.entry import entry; entry()"
-
-
-class Terminal:
-    """A pseudo-terminal with `mlx-maverick chat` in it."""
-
-    def __init__(self, home: Path, *arguments: str, size: tuple[int, int] = (60, 24)):
-        self.master, slave = pty.openpty()
-        columns, rows = size
-        ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", MAIN, "chat", *arguments],
-            stdin=slave,
-            stdout=slave,
-            stderr=slave,
-            env={**os.environ, "TERM": "xterm-256color", "MLX_MAVERICK_HOME": str(home)},
-            start_new_session=True,
-        )
-        os.close(slave)
-        self.output = ""
-        self.home = home
-
-    def read(self, seconds: float = 0.1) -> bool:
-        """Take what there is; False at the end."""
-        if select.select([self.master], [], [], seconds)[0]:
-            try:
-                data = os.read(self.master, 1 << 16)
-            except OSError:  # Linux's way to say that nobody writes any more
-                return False
-            self.output += data.decode(errors="replace")
-            return bool(data)
-        return True
-
-    def until(self, true: Callable[[], bool]) -> None:
-        end = time.monotonic() + SECONDS
-        while not true():
-            assert time.monotonic() < end, self.output[-3000:]
-            assert self.read() or true(), self.output[-3000:]
-
-    def shows(self, text: str) -> None:
-        self.until(lambda: text in self.output)
-
-    def type(self, text: str) -> None:
-        os.write(self.master, text.encode())
-
-    def ends(self) -> int:
-        end = time.monotonic() + SECONDS
-        while self.read() and time.monotonic() < end:
-            pass
-        return self.process.wait(SECONDS)
-
-    def children(self) -> list[int]:
-        listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True)
-        pairs = [line.split() for line in listed.stdout.splitlines()]
-        return [int(pid) for pid, parent in pairs if int(parent) == self.process.pid]
-
+# No file may grow beyond so many bytes: as if the disk were full.
+FULL = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({0}, {0}));"
+READY = "4.7 M parameters"
+ALTERNATE = "\x1b[?1049h"
+QUIT, AGAIN, GO_ON, ESCAPE = "\x11", "\x12", "\x02", "\x1b"
 
 Open = Callable[..., Terminal]
 
 
 @pytest.fixture
-def terminal(tmp_path: Path) -> Iterator[Open]:
-    opened: list[Terminal] = []
+def home(tmp_path: Path) -> Path:
+    return tmp_path / "home"
 
-    def make(*arguments: str) -> Terminal:
-        opened.append(Terminal(tmp_path / "home", *arguments))
+
+@pytest.fixture
+def database(home: Path) -> Path:
+    """Where chats are kept; there are none."""
+    path = home / "data" / "chats.db"
+    path.parent.mkdir(parents=True)
+    return path
+
+
+@pytest.fixture
+def terminal(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Open]:
+    """`mlx-maverick chat` with some arguments, in an empty folder."""
+    opened: list[Terminal] = []
+    monkeypatch.chdir(tmp_path)
+
+    def make(*arguments: str, full: int = 0, **environ: str) -> Terminal:
+        main = FULL.format(full) + MAIN if full else MAIN
+        words = [sys.executable, "-c", main, "chat", *arguments]
+        opened.append(Terminal(words, {"MLX_MAVERICK_HOME": str(home), **environ}))
         return opened[-1]
 
     yield make
     for t in opened:
-        if t.process.poll() is None:
-            t.process.terminate()
-            t.ends()
-        os.close(t.master)
+        t.close()
 
 
-def last_line(terminal: Terminal) -> str:
-    return terminal.output.rstrip().splitlines()[-1]
+@pytest.fixture
+def endless(maverick_mini: Path, database: Path) -> tuple[str, ...]:
+    """A chat whose replies do not end by themselves."""
+    bias = dict.fromkeys(Prompt.from_folder(maverick_mini).stop_ids, -1000.0)
+    settings = Settings(str(maverick_mini), sampling=Sampling(logit_bias=bias))
+    with Store.open(database) as store:
+        chat = store.create_chat(str(maverick_mini), None, settings.as_dict())
+    return "--resume", str(chat), "--max-tokens", "20000"
+
+
+def messages(database: Path) -> list[Any]:
+    """Of the first chat, as another process sees them."""
+    with Store.open(database) as store:
+        return store.load(1).path()
+
+
+def replies(t: Terminal, database: Path, count: int, tokens: int) -> None:
+    """Wait until the last of so many messages has so many tokens."""
+
+    def enough() -> bool:
+        path = messages(database)
+        return len(path) == count and len(path[-1].ids) >= tokens
+
+    t.until(enough, every=0.2)
+
+
+def quit(t: Terminal) -> None:
+    t.type(QUIT)
+    assert t.ends() == 0
 
 
 def test_without_a_terminal_or_a_model() -> None:
@@ -131,141 +119,167 @@ def test_refused_before_the_screen_opens(
     t = terminal(*(str(maverick_mini) if a == "MINI" else a for a in arguments))
     assert t.ends() == code
     assert says in t.output
-    assert "\x1b[?1049h" not in t.output  # the alternate screen
+    assert ALTERNATE not in t.output
 
 
 def test_a_conversation(terminal: Open, maverick_mini: Path) -> None:
     picture = maverick_mini.parent / "tiles-336/00_300x200.png"
     t = terminal("--model", str(maverick_mini), "--max-tokens", "12", "--seed", "1")
-    t.shows("4.7 M parameters")
+    t.shows(READY)
     t.type("Hello\r")
     t.shows("cut off at --max-tokens")
     t.shows("tok/s")
-    t.type(f"\x1b[200~{picture}\x1b[201~")
+    t.paste(str(picture))
     t.shows("300×200")
-    t.output = ""
     t.type("What is this?\r")
     t.shows("▣ 00_300x200.png")
-    t.shows("cut off at --max-tokens")
+    t.shows("What is this?")
+    t.until(lambda: t.seen().count("cut off at --max-tokens") == 2 or not t.says("esc stops"))
     (worker,) = t.children()
-    t.type("\x11")  # ctrl+q
-    assert t.ends() == 0
-    with pytest.raises(ProcessLookupError):
-        os.kill(worker, 0)
+    quit(t)
+    assert over(worker)
+    assert any(hues(t.output))
 
 
 @pytest.mark.parametrize("when", ["loading", "loaded"])
 def test_terminated(terminal: Open, maverick_mini: Path, when: str) -> None:
     t = terminal("--model", str(maverick_mini))
-    t.shows("4.7 M parameters" if when == "loaded" else "loading")
+    t.shows(READY if when == "loaded" else "loading")
     children = t.children()
     t.process.send_signal(signal.SIGTERM)
     assert t.ends() == 130
-    assert last_line(t).endswith("mlx-maverick: terminated")
-    for child in children:
-        with pytest.raises(ProcessLookupError):
-            os.kill(child, 0)
+    assert t.output.rstrip().splitlines()[-1].endswith("mlx-maverick: terminated")
+    assert all(over(child) for child in children)
 
 
 def test_a_start_without_a_model(terminal: Open, maverick_mini: Path) -> None:
-    t = terminal()
+    t = terminal("--max-tokens", "5")
     t.shows("Models on this machine")
     t.shows("What it can run")
-    t.type(f"{maverick_mini}")
-    t.shows(maverick_mini.name)
-    t.type("\r")
-    t.shows("4.7 M parameters")
-    t.type("\x11")
-    assert t.ends() == 0
-    again = terminal()  # the model is remembered
-    again.shows("4.7 M parameters")
-    again.type("\x11")
-    assert again.ends() == 0
+    t.type(f"{maverick_mini}\r")
+    t.shows(READY)
+    t.type("Hello\r")
+    t.shows("cut off at --max-tokens")
+    quit(t)
+    again = terminal()  # the model of the last chat
+    again.shows(READY)
+    assert not again.says("Hello")
+    quit(again)
 
 
-@pytest.fixture
-def endless(maverick_mini: Path, tmp_path: Path) -> tuple[str, ...]:
-    """A chat whose replies do not end by themselves."""
-    bias = dict.fromkeys(Prompt.from_folder(maverick_mini).stop_ids, -1000.0)
-    settings = Settings(str(maverick_mini), sampling=Sampling(logit_bias=bias))
-    with Store.open(tmp_path / "home" / "data" / "chats.db") as store:
-        chat = store.create_chat(str(maverick_mini), None, settings.as_dict())
-    return "--resume", str(chat), "--max-tokens", "20000"
-
-
-def said(terminal: Terminal) -> int:
-    """Characters of the last message of the first chat, as another process sees it."""
-    with Store.open(terminal.home / "data" / "chats.db") as store:
-        path = store.load(1).path()
-    return len(path[-1].text) if path else 0
-
-
-def test_killed_and_resumed(terminal: Open, maverick_mini: Path, endless: tuple[str, ...]) -> None:
+def test_killed_and_resumed(
+    terminal: Open, maverick_mini: Path, database: Path, endless: tuple[str, ...]
+) -> None:
     """Nothing is lost but the token in flight."""
     t = terminal(*endless)
-    t.shows("4.7 M parameters")
+    t.shows(READY)
     t.type("Talk at length\r")
-    t.until(lambda: said(t) > 100)
+    replies(t, database, 2, tokens=30)
     (worker,) = t.children()
-    t.process.send_signal(signal.SIGKILL)
+    t.process.kill()
     t.ends()
-    with Store.open(t.home / "data" / "chats.db") as store:
-        question, reply = store.load(1).path()
+    question, reply = messages(database)
     assert question.text == "Talk at length"
     assert reply.note == "broken off"
-    assert reply.text == Prompt.from_folder(maverick_mini).decode(reply.ids)
-    assert len(reply.ids) > 20
+    # A character that was not whole yet has no text.
+    whole = Prompt.from_folder(maverick_mini).decode(reply.ids)
+    assert whole.rstrip(HALF) == reply.text.rstrip(HALF)
     again = terminal("--continue", "--max-tokens", "5")
-    again.shows("Talk at length")
-    again.shows("broken off")
-    again.shows("4.7 M parameters")
-    again.output = ""
-    again.type("\x02")  # ctrl+b
+    again.shows("broken off · ctrl+b goes on")
+    again.shows("enter sends")
+    again.type(GO_ON)
     again.shows("cut off at --max-tokens")
-    again.type("\x11")
-    assert again.ends() == 0
-    with Store.open(t.home / "data" / "chats.db") as store:
-        _, longer = store.load(1).path()
+    quit(again)
+    _, longer = messages(database)
     assert longer.ids[: len(reply.ids)] == reply.ids
     assert len(longer.ids) == len(reply.ids) + 5
-    with pytest.raises(ProcessLookupError):
-        os.kill(worker, 0)  # it saw that nobody listens
+    t.until(lambda: over(worker))  # it saw that nobody listens
 
 
-def test_a_killed_engine(terminal: Open, endless: tuple[str, ...]) -> None:
+def test_a_killed_engine(terminal: Open, database: Path, endless: tuple[str, ...]) -> None:
     t = terminal(*endless)
-    t.shows("4.7 M parameters")
+    t.shows(READY)
     t.type("Talk at length\r")
-    t.until(lambda: said(t) > 100)
+    replies(t, database, 2, tokens=10)
     (worker,) = t.children()
     os.kill(worker, signal.SIGABRT)  # as Metal does without memory
     t.shows("killed by SIGABRT")
-    t.type("\x12")  # ctrl+r
-    t.output = ""
-    t.type("Go on\r")
-    t.shows("tok/s")
-    t.type("\x11")
-    assert t.ends() == 0
+    t.type(f"{AGAIN}Go on\r")
+    replies(t, database, 4, tokens=1)
+    quit(t)
+    first, broken, second, reply = messages(database)
+    assert (first.text, second.text) == ("Talk at length", "Go on")
+    assert broken.note == reply.note == "broken off"
 
 
-def test_a_database_in_the_way(terminal: Open, maverick_mini: Path, tmp_path: Path) -> None:
-    data = tmp_path / "home" / "data"
-    data.mkdir(parents=True)
-    (data / "chats.db").write_bytes(b"something else" * 100)
-    t = terminal("--model", str(maverick_mini), "--max-tokens", "5")
-    t.shows("Chats are not kept")
-    t.shows("4.7 M parameters")
+def test_a_full_disk(terminal: Open, database: Path, endless: tuple[str, ...]) -> None:
+    t = terminal(*endless[:-1], "300", full=100_000)
+    t.shows(READY)
+    t.type("Talk at length\r")
+    t.shows("this chat is not saved")
+    t.shows("cut off at --max-tokens")
+    t.shows("not saved")
+    t.type("And more\r")
+    t.shows("And more")
+    t.shows("cut off at --max-tokens")
+    quit(t)
+    for message in messages(database):
+        assert message.text in ("Talk at length", "And more") or message.ids
+
+
+def test_no_colour(terminal: Open, maverick_mini: Path) -> None:
+    t = terminal("--model", str(maverick_mini), "--max-tokens", "5", NO_COLOR="1")
+    t.shows(READY)
     t.type("Hello\r")
     t.shows("cut off at --max-tokens")
-    t.type("\x11")
-    assert t.ends() == 0
-    assert (data / "chats.db").read_bytes() == b"something else" * 100
+    quit(t)
+    assert ALTERNATE in t.output
+    assert not list(hues(t.output))
 
 
-def test_a_wrong_config(terminal: Open, maverick_mini: Path, tmp_path: Path) -> None:
-    data = tmp_path / "home" / "data"
-    data.mkdir(parents=True)
-    (data / "config.toml").write_text("temperatur = 0.5\n")
+def test_another_size_while_a_reply_comes(terminal: Open, endless: tuple[str, ...]) -> None:
+    t = terminal(*endless)
+    t.shows(READY)
+    t.type("Talk at length\r")
+    for columns, rows in ((40, 12), (60, 24), (40, 30), (100, 20), (60, 24)):
+        t.shows("esc stops")
+        t.resize(columns, rows)
+        t.until(lambda c=columns: f"╰{'─' * 3}" in t.seen() and _fits(t, c))
+    t.type(ESCAPE)
+    t.shows("stopped")
+    t.shows("enter sends")
+    t.settles()
+    before = t.seen()
+    t.resize(61, 24)
+    t.settles()
+    t.resize(60, 24)  # which draws everything anew
+    t.settles()
+    assert t.seen() == before
+    quit(t)
+
+
+def _fits(t: Terminal, columns: int) -> bool:
+    """Whether the editor is drawn, and as wide as the terminal."""
+    lines = t.seen().splitlines()
+    return any(
+        line.startswith("╭") and line.endswith("╮") and len(line) == columns for line in lines
+    )
+
+
+def test_a_database_in_the_way(terminal: Open, maverick_mini: Path, database: Path) -> None:
+    database.write_bytes(b"something else" * 100)
+    t = terminal("--model", str(maverick_mini), "--max-tokens", "5")
+    t.shows("Chats are not kept")
+    t.shows(READY)
+    t.type("Hello\r")
+    t.shows("cut off at --max-tokens")
+    quit(t)
+    assert database.read_bytes() == b"something else" * 100
+
+
+def test_a_wrong_config(terminal: Open, maverick_mini: Path, database: Path) -> None:
+    database.with_name("config.toml").write_text("temperatur = 0.5\n")
     t = terminal("--model", str(maverick_mini))
     assert t.ends() == 2
     assert "did you mean temperature" in t.output
+    assert ALTERNATE not in t.output
