@@ -207,14 +207,17 @@ class Controller:
         self._show(Conversation(self.settings.system))
         return ""
 
-    def open_chat(self, chat: int) -> str:
-        """Go on with one that was kept, with its settings but the present model. Raises
-        MaverickError if it cannot be read."""
+    def open_chat(self, chat: int, settings: Settings | None = None) -> str:
+        """Go on with one that was kept, with `settings`, or else with its own but the present
+        model. Raises MaverickError if it cannot be read."""
         if refusal := self._in_the_way():
             return refusal
         stored, conversation = self.keeper.open(chat)
-        theirs = Settings.of_dict(stored.settings)
-        self.settings = replace(self.settings, system=stored.system, sampling=theirs.sampling)
+        if settings is None:
+            theirs = Settings.of_dict(stored.settings)
+            settings = replace(self.settings, system=stored.system, sampling=theirs.sampling)
+        self.settings = settings
+        conversation.system = settings.system
         self._show(conversation)
         return ""
 

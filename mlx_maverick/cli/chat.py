@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
     )
     controller = Controller(Client, settings, Keeper(store), read)
     if chat:
-        controller.open_chat(chat)
+        controller.open_chat(chat, settings)  # which heed the command line
     app = ChatApp(controller, start)
     if preferences.theme is not None:
         check_theme(preferences.theme, app.available_themes, config)
