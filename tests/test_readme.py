@@ -9,11 +9,15 @@ import pytest
 from mlx_maverick.cli.main import VERBS, _parser
 from mlx_maverick.convert.recipe import Recipe
 from mlx_maverick.published_models import MODELS
+from mlx_maverick.tui.app import REMAPPABLE
+from mlx_maverick.tui.settings.keys import defaults, described, keymap
+from mlx_maverick.tui.settings.preferences import Preferences
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 SHELL = "\n".join(re.findall(r"```sh\n(.*?)```", README, re.DOTALL))
+TOML = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
 COMMANDS = re.findall(r"mlx-maverick (?:" + "|".join(VERBS) + r")\b[^\n|]*", SHELL)
 
 
@@ -47,12 +51,21 @@ def test_commands_parse(command: str) -> None:
 
 
 def test_the_recipe_file(tmp_path: Path) -> None:
-    (text,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
-    (tmp_path / "mine.toml").write_text(text)
+    (tmp_path / "mine.toml").write_text(TOML[0])
     recipe = Recipe.parse(str(tmp_path / "mine.toml")).resolved(MODELS["maverick"].config)
     layer = "language_model.model.layers.{}.feed_forward.experts.{}_proj.weight"
     quants = [recipe.quant(layer.format(*which)) for which in ((1, "up"), (1, "down"), (3, "up"))]
     assert [quant.bits for quant in quants if quant] == [4, 5, 3]
+
+
+def test_the_config_of_the_chat(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text(TOML[1])
+    preferences = Preferences.read(tmp_path / "config.toml")
+    assert (preferences.context, preferences.thumbnails) == (65536, "auto")
+    known = described(REMAPPABLE)
+    assert keymap(preferences.keys, known, defaults(REMAPPABLE)) == {"regenerate": "f5"}
+    (listed,) = re.findall(r"^Keys can be given to (.*)$", README, re.MULTILINE)
+    assert set(re.findall(r"`(\w+)`", listed)) == set(known)
 
 
 def test_every_verb_is_shown() -> None:

@@ -65,8 +65,8 @@ class ChatScreen(Screen[None]):
         Binding("f3", "models", "Another model", id="models"),
         Binding("ctrl+r", "restart", "Load the model again", id="again"),
         Binding("shift+tab", "select", "Choose a message", id="select"),
-        Binding("ctrl+home", "first", "First message", id="first", priority=True),
-        Binding("ctrl+end", "last", "Last message", id="last", priority=True),
+        Binding("ctrl+home", "first", "First message", id="first"),
+        Binding("ctrl+end", "last", "Last message", id="last"),
     ]
 
     def __init__(self, controller: Controller, start: "Start"):

@@ -51,10 +51,10 @@ def main(rate: float, count: int) -> None:
     out.put("ready", version="bench")
     for line in lines(0):
         match parse(json.loads(line)):
-            case Load():
+            case Load(model=model):
                 out.put("loading", done=0, total=1)
                 out.put(
-                    "loaded", name="bench", parameters=402 * 10**9, nbytes=231 * 10**9,
+                    "loaded", name=model, parameters=402 * 10**9, nbytes=231 * 10**9,
                     context=1 << 20, vision=True, limit=250 * 10**9,
                 )  # fmt: skip
                 out.put("memory", active=231 * 10**9, cache=0, peak=0, kv=0, experts=None)
