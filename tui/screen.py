@@ -33,7 +33,7 @@ from .live import Live, Phase
 from .message import Entry, Notice, Queued, Reply, Said
 from .pictures import look, typed
 from .status import Status
-from .transcript import Transcript
+from .transcript import HELP, Transcript
 from .tray import Tray
 from .usable import tiling
 
@@ -162,6 +162,7 @@ class ChatScreen(Screen[None]):
 
     @on(happened.Asked)
     async def _asked(self, message: happened.Asked) -> None:
+        await self._remark(self.controller.conversation.parent(message.question))
         await self._add(self._entry(message.question), self._entry(message.reply))
 
     @on(happened.ReplyGrew)
@@ -183,6 +184,7 @@ class ChatScreen(Screen[None]):
     @on(happened.MessageReturned)
     async def _returned(self, message: happened.MessageReturned) -> None:
         await self._transcript.take_back()
+        await self._remark(self.controller.conversation.leaf)
         self._composer.put(message.draft.text)
         await self._tray.show((*message.draft.pictures, *self._tray.pictures))
         if message.error is not None:
@@ -381,6 +383,13 @@ class ChatScreen(Screen[None]):
         self._history = History([node.text for node in path if node.role == "user"])
         await self._transcript.show([*above, *entries], kept)
 
+    async def _remark(self, node: Node | None) -> None:
+        """What is said below a reply is another where something follows, and where no more."""
+        for entry in self._transcript.entries:
+            if isinstance(entry, Reply) and entry.node is node and node is not None:
+                entry.note = _remark(node)
+                await self._transcript.update_entry(entry)
+
     def _entry(self, node: Node) -> Entry:
         version = self.controller.conversation.version(node)
         if node.role == "user":
@@ -412,7 +421,14 @@ class ChatScreen(Screen[None]):
 
     def _show_live(self, live: Live) -> None:
         self.query_one(Status).live = live
-        self._composer.border_subtitle = KEYS[live.phase]
+        self._show_keys()
+
+    def on_descendant_focus(self) -> None:
+        self._show_keys()
+
+    def _show_keys(self) -> None:
+        choosing = self.focused is self._transcript
+        self._composer.border_subtitle = HELP if choosing else KEYS[self.controller.phase]
 
 
 def _remark(reply: Node) -> str:

@@ -85,9 +85,7 @@ def run(args: argparse.Namespace) -> int:
     )
     controller = Controller(Client, settings, Keeper(store), read)
     if chat:
-        controller.open_chat(chat)
-        # The command line may say otherwise than the chat.
-        controller.settings, controller.conversation.system = settings, settings.system
+        controller.open_chat(chat, settings)  # which heed the command line
     app = ChatApp(controller, given)
     if preferences.theme is not None:
         check_theme(preferences.theme, app.available_themes, config)
