@@ -17,7 +17,8 @@ from mlx_maverick.tui.conversation import Draft, Picture
 from mlx_maverick.tui.message import Bubble, Entry, Notice, Queued, Reply, Said
 from mlx_maverick.tui.prose import Prose
 from mlx_maverick.tui.thumbnail import Thumbnail
-from mlx_maverick.tui.transcript import WINDOW, Below, More, Transcript
+from mlx_maverick.tui.transcript import Transcript
+from mlx_maverick.tui.window import WINDOW, Below, More
 
 STYLES = Path(__file__).parents[2] / "tui" / "maverick.tcss"
 SECONDS = 20
