@@ -1,78 +1,25 @@
-"""The conversation on the screen: a window of at most 20 sheets over all of them.
+"""The conversation on the screen, and what keys do with a message of it.
 
-Knows nothing of the model. Every mounted widget costs layout time with each new line, so what is
-out of the window is unmounted and comes back with "earlier" and "later".
+Knows nothing of the model: what is wanted of a message is told to whoever listens.
 """
 
-import asyncio
 from dataclasses import dataclass
 from typing import ClassVar
 
 from textual import events
-from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import VerticalScroll
 from textual.message import Message
-from textual.timer import Timer
-from textual.widgets import Static
 
 from ..cli.terminal import printable
-from .message import Bubble, Entry, Notice, Paper, Queued, Reply, Said
-from .thumbnail import Mode
+from .message import Bubble, Notice, Queued, Reply, Said
+from .window import Window
 
-WINDOW = 20
-STEP = 10
 HELP = "c copy · 1-9 code · e edit · r again · g on · ←→ · esc"  # while it has the focus
-PACE = 0.1  # seconds between two changes of a reply that comes,
-SLOW = 0.15  # and after one that moved all rows
 
 
-class More(Static):
-    """A line to click that moves the window."""
-
-    class Clicked(Message):
-        def __init__(self, sheets: int):
-            super().__init__()
-            self.sheets = sheets
-
-    def __init__(self, arrow: str, direction: int):
-        super().__init__("", markup=False)
-        self.arrow, self.direction = arrow, direction
-        self.display = False
-        self.hidden = 0
-
-    def show(self, hidden: int) -> None:
-        if hidden != self.hidden:
-            self.hidden = hidden
-            where = "earlier" if self.direction < 0 else "later"
-            self.update(f"{self.arrow} {hidden} {where}")
-            self.display = hidden > 0
-
-    def on_click(self, event: events.Click) -> None:
-        event.stop()
-        self.post_message(self.Clicked(self.direction * STEP))
-
-
-class Below(Static):
-    """Over the last row while it is not followed."""
-
-    class Clicked(Message):
-        pass
-
-    def __init__(self) -> None:
-        super().__init__("↓ more below", markup=False)
-        self.display = False
-
-    def on_click(self, event: events.Click) -> None:
-        event.stop()
-        self.post_message(self.Clicked())
-
-
-class Transcript(VerticalScroll, can_focus=True, inherit_bindings=False):
-    """All entries, of which a window is mounted. New ones are shown at once.
-
-    With the focus, one message is selected: keys move on to others and say what to do with it.
-    """
+class Transcript(Window, can_focus=True, inherit_bindings=False):
+    """With the focus, one message is selected: keys move on to others and say what to do with
+    it."""
 
     @dataclass
     class Wanted(Message):
@@ -94,7 +41,6 @@ class Transcript(VerticalScroll, can_focus=True, inherit_bindings=False):
 
         typed: str
 
-    BLANK = True  # drawn at once: nothing but a background
     FOCUS_ON_CLICK = False  # on a message only
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("up,k", "select(-1)", "Message before", id="message_before", show=False),
@@ -111,6 +57,7 @@ class Transcript(VerticalScroll, can_focus=True, inherit_bindings=False):
         Binding("right", "want('newer')", "Newer version", id="message_newer", show=False),
         Binding("escape", "leave", "Back to the editor", id="message_leave", show=False),
     ]
+<<<<<<< HEAD
     DEFAULT_CSS = """
     Transcript {
         layers: default above;
@@ -402,6 +349,8 @@ class Transcript(VerticalScroll, can_focus=True, inherit_bindings=False):
             hint.display = below
 
     # The message a person has selected.
+=======
+>>>>>>> transcript
 
     def watch_has_focus(self, has_focus: bool) -> None:
         """The newest message is selected, or the last one in view."""
@@ -444,29 +393,6 @@ class Transcript(VerticalScroll, can_focus=True, inherit_bindings=False):
         self.selected = entry
         self._mark()
         await self._reveal(entry)
-
-    async def _reveal(self, entry: Entry) -> None:
-        """Bring an entry into view: all of it if possible, else its beginning."""
-        if entry is self.entries[-1]:
-            await self.last()
-            return
-        place = self._place(entry)
-        async with self._busy:
-            if not self._first <= place < self._first + WINDOW:
-                await self._show(place - WINDOW // 2)
-        self._look_at(entry)
-
-    def _look_at(self, entry: Entry) -> None:
-        def scroll() -> None:
-            if (bubble := self._bubbles.get(entry)) is not None:
-                self.scroll_to_widget(bubble, animate=False, top=self._tall(bubble))
-                self._hint()
-
-        self.release_anchor()
-        self.call_after_refresh(scroll)  # it has no place before
-
-    def _tall(self, bubble: Bubble) -> bool:
-        return bubble.outer_size.height > self.scrollable_content_region.height
 
     async def action_select(self, by: int) -> None:
         messages = self._messages()

@@ -15,8 +15,8 @@ from mlx_maverick.tui import clipboard
 from mlx_maverick.tui.message import Bubble, Reply
 from mlx_maverick.tui.pictures import look
 from mlx_maverick.tui.start.trouble import TroubleScreen
-from mlx_maverick.tui.transcript import WINDOW, More
 from mlx_maverick.tui.tray import Chip
+from mlx_maverick.tui.window import WINDOW, More
 
 from .conftest import Chat, Open
 
