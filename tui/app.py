@@ -6,8 +6,7 @@ Knows nothing of messages.
 import asyncio
 import signal
 import threading
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
@@ -19,26 +18,12 @@ from ..errors import Interrupted, MaverickError
 from .clipboard import copy
 from .composer import Composer
 from .controller import Controller
-from .conversation import Picture
+from .given import NOTHING, Given
 from .screen import ChatScreen
-from .thumbnail import Mode
 from .transcript import Transcript
 
 if TYPE_CHECKING:
     from .chats import ChatsScreen
-
-
-@dataclass(frozen=True)
-class Start:
-    """What the app begins with."""
-
-    pictures: tuple[Picture, ...] = ()  # for the first message
-    notes: tuple[str, ...] = ()  # what to say at once
-    models: tuple[str, ...] = ()  # that were used before, the latest first
-    keymap: Mapping[str, str] = field(default_factory=dict)  # keys by binding id
-    theme: str | None = None
-    thumbnails: Mode = "auto"
-    remember_theme: Callable[[str], None] = lambda name: None
 
 
 class ChatApp(App[None]):
@@ -52,10 +37,10 @@ class ChatApp(App[None]):
         Binding("ctrl+c", "copy_or_quit", "Copy what is selected, or quit", priority=True),
     ]
 
-    def __init__(self, controller: Controller, start: Start = Start()):
+    def __init__(self, controller: Controller, given: Given = NOTHING):
         super().__init__()
-        self._start = start
-        self._chat = ChatScreen(controller, start)
+        self._given = given
+        self._chat = ChatScreen(controller, given)
         self._signal: MaverickError | None = None
 
     @property
@@ -66,9 +51,9 @@ class ChatApp(App[None]):
         return self._chat
 
     def on_mount(self) -> None:
-        self.set_keymap(dict(self._start.keymap))
-        if self._start.theme is not None:
-            self.theme = self._start.theme
+        self.set_keymap(dict(self._given.keymap))
+        if self._given.theme is not None:
+            self.theme = self._given.theme
         self.theme_changed_signal.subscribe(self, self._theme_changed)
         if threading.current_thread() is threading.main_thread():
             # An exception out of a signal handler would leave the terminal as it is.
@@ -84,16 +69,16 @@ class ChatApp(App[None]):
         yield from super().get_system_commands(screen)
 
     def _keys(self, binding: Binding) -> str:
-        keys = self._start.keymap.get(binding.id or "", binding.key)
+        keys = self._given.keymap.get(binding.id or "", binding.key)
         return ", ".join(keys.split(","))
 
     def on_chats_screen_deleted(self, message: "ChatsScreen.Deleted") -> None:
         self._chat.controller.forget(message.chat)
 
     def _theme_changed(self, theme: object) -> None:
-        if self.theme != self._start.theme:
+        if self.theme != self._given.theme:
             try:
-                self._start.remember_theme(self.theme)
+                self._given.remember_theme(self.theme)
             except MaverickError as e:
                 self._chat.tell(str(e))
 

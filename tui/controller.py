@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 LIVE_SECONDS = 0.25  # the status line changes at most four times a second
 PRESSURE_SECONDS = 1.0
 BROKEN_OFF = "broken off"
+NO_MODEL = "there is no model: ctrl+r loads it"
 TELLING = 64  # tokens; how fast fewer are read says nothing
 
 
@@ -119,7 +120,7 @@ class Controller:
     def send(self, draft: Draft) -> str:
         """Ask for a reply, now or when the present one is there."""
         if self.phase is Phase.ENDED:
-            return "there is no model: ctrl+r loads it"
+            return NO_MODEL
         if draft.pictures and self.vision is False:
             return "this model sees no pictures: remove them first"
         if self.busy:
@@ -130,7 +131,7 @@ class Controller:
 
     def edit(self, node: Node, draft: Draft) -> str:
         """Ask a question in other words; the first ones stay as another version."""
-        if refusal := self._in_the_way():
+        if refusal := self._cannot_ask():
             return refusal
         if draft.pictures and self.vision is False:
             return "this model sees no pictures: remove them first"
@@ -141,7 +142,7 @@ class Controller:
     def regenerate(self, node: Node | None = None) -> str:
         """Ask for another reply in place of one, or of the last; or for the one that never
         came."""
-        if refusal := self._in_the_way():
+        if refusal := self._cannot_ask():
             return refusal
         node = node or self.conversation.leaf
         question = self.conversation.parent(node) if node and node.role == "assistant" else node
@@ -154,7 +155,7 @@ class Controller:
 
     def go_on(self, node: Node | None = None) -> str:
         """Go on with a reply that was cut off."""
-        if refusal := self._in_the_way():
+        if refusal := self._cannot_ask():
             return refusal
         node = node or self.conversation.leaf
         if node is None or node.role != "assistant":
@@ -206,14 +207,17 @@ class Controller:
         self._show(Conversation(self.settings.system))
         return ""
 
-    def open_chat(self, chat: int) -> str:
-        """Go on with one that was kept, with its settings but the present model. Raises
-        MaverickError if it cannot be read."""
+    def open_chat(self, chat: int, settings: Settings | None = None) -> str:
+        """Go on with one that was kept, with `settings`, or else with its own but the present
+        model. Raises MaverickError if it cannot be read."""
         if refusal := self._in_the_way():
             return refusal
         stored, conversation = self.keeper.open(chat)
-        theirs = Settings.of_dict(stored.settings)
-        self.settings = replace(self.settings, system=stored.system, sampling=theirs.sampling)
+        if settings is None:
+            theirs = Settings.of_dict(stored.settings)
+            settings = replace(self.settings, system=stored.system, sampling=theirs.sampling)
+        self.settings = settings
+        conversation.system = settings.system
         self._show(conversation)
         return ""
 
@@ -293,6 +297,9 @@ class Controller:
             case Phase.ANSWERING:
                 return "esc stops this reply first"
         return ""
+
+    def _cannot_ask(self) -> str:
+        return NO_MODEL if self.phase is Phase.ENDED else self._in_the_way()
 
     def _ask(self, draft: Draft, parent: Node | None) -> None:
         question = self.conversation.add(Node("user", draft.text, draft.pictures), parent)

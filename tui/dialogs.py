@@ -4,24 +4,33 @@ Knows nothing of what is in them: it opens them, and does what they are left wit
 imported when they are opened, so that the chat is there at once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from textual.app import App
 
 from ..errors import MaverickError
 from .controller import Controller
 from .settings.settings import Settings
 
 if TYPE_CHECKING:
-    from .screen import ChatScreen
     from .start.trouble import Way
 
 
 class Dialogs:
-    """For one chat's screen. `models` are those used before, the latest first."""
+    """For one chat. `tell` shows a line to the person; `models` are those used before, the latest
+    first."""
 
-    def __init__(self, screen: "ChatScreen", controller: Controller, models: Sequence[str]):
-        self._screen, self._controller, self._models = screen, controller, models
+    def __init__(
+        self,
+        app: App[Any],
+        controller: Controller,
+        tell: Callable[[str], None],
+        models: Sequence[str],
+    ):
+        self._app, self._controller, self._tell, self._models = app, controller, tell, models
+        self._failure: MaverickError | None = None  # why the model was not loaded
 
     def chats(self) -> None:
         """Show the chats that are kept, to go on with one."""
@@ -29,17 +38,17 @@ class Dialogs:
 
         store = self._controller.keeper.store
         if store is None:
-            self._screen.tell("no chats are kept; why was said at the beginning")
+            self._tell("no chats are kept; why was said at the beginning")
             return
-        self._screen.app.push_screen(ChatsScreen(store, self._controller.keeper.chat), self._open)
+        self._app.push_screen(ChatsScreen(store, self._controller.keeper.chat), self._open)
 
     def _open(self, chat: int | None) -> None:
         if chat is None:
             return
         try:
-            self._screen.tell(self._controller.open_chat(chat))
+            self._tell(self._controller.open_chat(chat))
         except MaverickError as e:
-            self._screen.tell(str(e))
+            self._tell(str(e))
 
     def settings(self) -> None:
         """Show what this chat runs with, to change it."""
@@ -48,7 +57,7 @@ class Dialogs:
         from .usable import check
 
         screen = SettingsScreen(self._controller.settings, config_file(), check_model=check)
-        self._screen.app.push_screen(screen, self._change)
+        self._app.push_screen(screen, self._change)
 
     def _change(self, settings: Settings | None) -> None:
         if settings is not None:
@@ -61,23 +70,24 @@ class Dialogs:
         settings = self._controller.settings
         asked = [*filter(None, [settings.model]), *self._models]
         screen = WelcomeScreen(asked, settings.context, settings.kv)
-        self._screen.app.push_screen(screen, self._load)
+        self._app.push_screen(screen, self._load)
 
     def _load(self, model: str | None) -> None:
         settings = self._controller.settings
         if model is not None:
             self._controller.change(replace(settings, model=model))
         elif settings.model is None:
-            self._screen.app.exit()  # there is nothing to come back to
+            self._app.exit()  # there is nothing to come back to
 
     def trouble(self, error: MaverickError) -> None:
         """Let a model that cannot be loaded be loaded otherwise."""
         from .start.trouble import Asked, TroubleScreen
 
+        self._failure = error
         now = self._controller.settings
         assert now.model is not None  # it was to be loaded
         asked = Asked(now.model, now.context, now.kv, now.experts)
-        self._screen.app.push_screen(TroubleScreen(error, asked), self._take)
+        self._app.push_screen(TroubleScreen(error, asked), self._take)
 
     def _take(self, way: "Way | None") -> None:
         from .start.trouble import Kind
@@ -85,8 +95,7 @@ class Dialogs:
         if way is None:
             return
         if way.kind is Kind.QUIT:
-            failure = self._screen.failure
-            self._screen.app.exit(return_code=failure.exit_code if failure else 0)
+            self._app.exit(return_code=self._failure.exit_code if self._failure else 0)
         elif way.kind is Kind.ANOTHER:
             self.models()
         else:

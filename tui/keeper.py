@@ -132,6 +132,9 @@ class Keeper:
         with self._writing():
             if self.chat is None:
                 self.chat = store.create_chat(model, conversation.system, dict(settings or {}))
+            elif settings is not None:  # it may be gone on with otherwise than it was begun
+                system = conversation.system
+                store.change_chat(self.chat, model=model, system=system, settings=dict(settings))
             for node in conversation.nodes():
                 if node.key is None:
                     self._write(store, self.chat, node, conversation.parent(node))

@@ -29,7 +29,7 @@ from .layout import Page
 from .rows import TAB, Row, Rows
 from .sheets import Piece, Sheet
 
-SPARE = 2  # rows that are added at a time while text comes: each addition moves all others
+SPARE = 3  # rows that are added at a time while text comes: each addition moves all others
 SCHEMES = ("http://", "https://", "mailto:")
 
 

@@ -6,7 +6,7 @@ Knows nothing of the worker's protocol: the controller says what happened, this 
 import asyncio
 import re
 from itertools import takewhile
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from textual import on
 from textual.app import ComposeResult
@@ -27,17 +27,15 @@ from .composer import Composer
 from .controller import Controller
 from .conversation import Draft, Node
 from .dialogs import Dialogs
+from .given import Given
 from .history import History
 from .live import Live, Phase
 from .message import Entry, Notice, Queued, Reply, Said
 from .pictures import look, typed
 from .status import Status
-from .transcript import Transcript
+from .transcript import HELP, Transcript
 from .tray import Tray
 from .usable import tiling
-
-if TYPE_CHECKING:
-    from .app import Start
 
 DRAIN_SECONDS = 1 / 20
 IMAGE = "/image"
@@ -69,16 +67,15 @@ class ChatScreen(Screen[None]):
         Binding("ctrl+end", "last", "Last message", id="last"),
     ]
 
-    def __init__(self, controller: Controller, start: "Start"):
+    def __init__(self, controller: Controller, given: Given):
         super().__init__()
         self.controller = controller
         self.failure: MaverickError | None = None  # why there is no model
-        self._start = start
+        self._given = given
         self._timer: Timer | None = None
         self._editing: Node | None = None  # the question that is asked in other words
         self._history = History()
         self._waiting: list[Queued] = []
-        self._dialogs = Dialogs(self, controller, start.models)
 
     @property
     def draining(self) -> bool:
@@ -93,18 +90,19 @@ class ChatScreen(Screen[None]):
         yield Status(id="status")
 
     async def on_mount(self) -> None:
+        self._dialogs = Dialogs(self.app, self.controller, self.tell, self._given.models)
         self._transcript = self.query_one(Transcript)
         self._tray = self.query_one(Tray)
         self._composer = self.query_one(Composer)
         self._composer.focus()
         self.tell("")
-        self._tray.thumbnails = self._start.thumbnails
-        await self._tray.show(self._start.pictures)
+        self._tray.thumbnails = self._given.thumbnails
+        await self._tray.show(self._given.pictures)
         self._show_live(self.controller.live)
         if self.controller.conversation:
             await self._show_path()
-        if self._start.notes:
-            await self._transcript.add(*map(Notice, self._start.notes))
+        if self._given.notes:
+            await self._transcript.add(*map(Notice, self._given.notes))
         self.controller.bind(self.post_message)
         if self.controller.settings.model is None:
             self._dialogs.models()
@@ -164,6 +162,7 @@ class ChatScreen(Screen[None]):
 
     @on(happened.Asked)
     async def _asked(self, message: happened.Asked) -> None:
+        await self._remark(self.controller.conversation.parent(message.question))
         await self._add(self._entry(message.question), self._entry(message.reply))
 
     @on(happened.ReplyGrew)
@@ -185,6 +184,7 @@ class ChatScreen(Screen[None]):
     @on(happened.MessageReturned)
     async def _returned(self, message: happened.MessageReturned) -> None:
         await self._transcript.take_back()
+        await self._remark(self.controller.conversation.leaf)
         self._composer.put(message.draft.text)
         await self._tray.show((*message.draft.pictures, *self._tray.pictures))
         if message.error is not None:
@@ -383,6 +383,13 @@ class ChatScreen(Screen[None]):
         self._history = History([node.text for node in path if node.role == "user"])
         await self._transcript.show([*above, *entries], kept)
 
+    async def _remark(self, node: Node | None) -> None:
+        """What is said below a reply is another where something follows, and where no more."""
+        for entry in self._transcript.entries:
+            if isinstance(entry, Reply) and entry.node is node and node is not None:
+                entry.note = _remark(node)
+                await self._transcript.update_entry(entry)
+
     def _entry(self, node: Node) -> Entry:
         version = self.controller.conversation.version(node)
         if node.role == "user":
@@ -414,7 +421,14 @@ class ChatScreen(Screen[None]):
 
     def _show_live(self, live: Live) -> None:
         self.query_one(Status).live = live
-        self._composer.border_subtitle = KEYS[live.phase]
+        self._show_keys()
+
+    def on_descendant_focus(self) -> None:
+        self._show_keys()
+
+    def _show_keys(self) -> None:
+        choosing = self.focused is self._transcript
+        self._composer.border_subtitle = HELP if choosing else KEYS[self.controller.phase]
 
 
 def _remark(reply: Node) -> str:

@@ -22,7 +22,7 @@ from .thumbnail import Mode
 
 WINDOW = 20
 STEP = 10
-HELP = "c copy · 1-9 code · e edit · r again · g go on · ←→ · esc"  # while it has the focus
+HELP = "c copy · 1-9 code · e edit · r again · g on · ←→ · esc"  # while it has the focus
 PACE = 0.1  # seconds between two changes of a reply that comes,
 SLOW = 0.15  # and after one that moved all rows
 

@@ -44,8 +44,9 @@ def run(args: argparse.Namespace) -> int:
         )
     from ..client import Client
     from ..pressure import read
-    from ..tui.app import ChatApp, Start
+    from ..tui.app import ChatApp
     from ..tui.controller import Controller
+    from ..tui.given import Given
     from ..tui.keeper import Keeper
     from ..tui.pictures import look
     from ..tui.settings.file import config_file
@@ -73,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
                 raise
             notes.append(f"{settings.model} cannot be used: {e}")
             settings = replace(settings, model=None)
-    start = Start(
+    given = Given(
         pictures=pictures,
         notes=tuple(notes),
         models=models,
@@ -84,10 +85,8 @@ def run(args: argparse.Namespace) -> int:
     )
     controller = Controller(Client, settings, Keeper(store), read)
     if chat:
-        controller.open_chat(chat)
-        # The command line may say otherwise than the chat.
-        controller.settings, controller.conversation.system = settings, settings.system
-    app = ChatApp(controller, start)
+        controller.open_chat(chat, settings)  # which heed the command line
+    app = ChatApp(controller, given)
     if preferences.theme is not None:
         check_theme(preferences.theme, app.available_themes, config)
     try:

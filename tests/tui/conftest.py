@@ -18,10 +18,11 @@ from mlx_maverick.kv import KVOptions
 from mlx_maverick.pressure import Pressure, Reading
 from mlx_maverick.sampling import Sampling
 from mlx_maverick.streaming.options import ExpertOptions
-from mlx_maverick.tui.app import ChatApp, Start
+from mlx_maverick.tui.app import ChatApp
 from mlx_maverick.tui.composer import Composer
 from mlx_maverick.tui.controller import Controller
 from mlx_maverick.tui.conversation import Picture
+from mlx_maverick.tui.given import Given
 from mlx_maverick.tui.keeper import Keeper
 from mlx_maverick.tui.message import Bubble
 from mlx_maverick.tui.screen import ChatScreen
@@ -202,7 +203,7 @@ def open_chat() -> Open:
         size: tuple[int, int] = (80, 30),
         pictures: tuple[Picture, ...] = (),
         keeper: Keeper | None = None,
-        start: Start | None = None,
+        given: Given | None = None,
         **options: Any,
     ) -> AsyncIterator[Chat]:
         engines: list[FakeEngine] = []
@@ -214,7 +215,7 @@ def open_chat() -> Open:
         settings = Settings(**{"model": "folder", **options})
         controller = Controller(connect, settings, keeper, reading)
         controller.start()
-        app = ChatApp(controller, start or Start(pictures))
+        app = ChatApp(controller, given or Given(pictures))
         async with app.run_test(size=size) as pilot:
             yield Chat(app, pilot, engines)
 

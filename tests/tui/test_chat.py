@@ -559,3 +559,32 @@ async def test_other_commands_are_not_sent(open_chat: Open) -> None:
         chat.composer.text = " /imagine x"
         await chat.pilot.press("enter")
         await chat.until(lambda: len(chat.engine.asked) == 1)
+
+
+@pytest.mark.parametrize("width", [60, 120])
+async def test_the_keys_of_a_chosen_message_are_told(open_chat: Open, width: int) -> None:
+    async with open_chat(size=(width, 24)) as chat:
+        await chat.ready()
+        await chat.ask("one")
+        await chat.reply("1")
+        assert "enter sends" in chat.seen()
+        await chat.pilot.press("shift+tab")
+        await chat.until(lambda: "c copy" in chat.seen())
+        assert "←→ · esc ─" in chat.seen()
+        await chat.pilot.press("escape")
+        await chat.until(lambda: "enter sends" in chat.seen())
+
+
+async def test_only_the_last_reply_can_be_gone_on_with(open_chat: Open) -> None:
+    async with open_chat() as chat:
+        await chat.ready()
+        await chat.ask("one")
+        chat.engine.say("1")
+        chat.engine.finish(FinishReason.LENGTH)
+        await chat.until(lambda: "cut off at --max-tokens · ctrl+b goes on" in chat.seen())
+        await chat.ask("two")
+        await chat.until(lambda: "ctrl+b" not in chat.seen())
+        assert "cut off at --max-tokens" in chat.seen()
+        await chat.pilot.press("escape")
+        chat.engine.finish(FinishReason.CANCELLED, new=0)
+        await chat.until(lambda: "cut off at --max-tokens · ctrl+b goes on" in chat.seen())

@@ -264,3 +264,20 @@ def test_a_machine_that_does_not_tell_its_pressure() -> None:
     desk.now += 10
     desk.ready()
     assert desk.controller.live.pressure == "unknown"
+
+
+def test_nothing_can_be_asked_without_a_model() -> None:
+    desk = Desk().ready()
+    desk.ask("one", "1")
+    question, reply = desk.controller.conversation.path()
+    desk.engine.die()
+    desk.drain()
+    refusals = {
+        desk.controller.send(Draft("two")),
+        desk.controller.edit(question, Draft("two")),
+        desk.controller.regenerate(),
+        desk.controller.go_on(reply),
+    }
+    assert refusals == {"there is no model: ctrl+r loads it"}
+    assert desk.controller.conversation.path() == [question, reply]
+    assert desk.controller.phase is Phase.ENDED

@@ -7,10 +7,12 @@ import pytest
 from PIL import Image
 
 from mlx_maverick.events import FinishReason
+from mlx_maverick.sampling import Sampling
 from mlx_maverick.tui import happened as chat
 from mlx_maverick.tui.conversation import Draft
 from mlx_maverick.tui.keeper import Keeper, tree
 from mlx_maverick.tui.pictures import look
+from mlx_maverick.tui.settings.settings import Settings
 from mlx_maverick.tui.store import Store
 
 from .desk import Desk
@@ -201,3 +203,23 @@ def test_a_tree_comes_back_as_it_was(path: Path) -> None:
     assert [n.text for n in conversation.path()] == ["a", "b", "d"]
     assert conversation.version(conversation.path()[1]) == (1, 2)
     assert [n.key for n in conversation.nodes()] == [first, left, left + 1, below]
+
+
+def test_going_on_with_other_settings(desk: Desk, path: Path) -> None:
+    """As the command line asks for; the chat keeps them with the next message."""
+    desk.ask("one", "1")
+    desk.controller.close()
+    other = Desk(Keeper(Store.open(path))).ready()
+    settings = Settings("folder", system="Be long.", sampling=Sampling(seed=3, max_tokens=9))
+    assert other.controller.open_chat(1, settings) == ""
+    other.ask("two", "2")
+    messages, sampling = other.engine.asked[-1]
+    assert messages[0] == {"role": "system", "content": "Be long."}
+    assert (sampling.seed, sampling.max_tokens) == (3, 9)
+    other.controller.close()
+    again = Desk(Keeper(Store.open(path))).ready()
+    assert again.controller.open_chat(1) == ""
+    assert (again.controller.settings.system, again.controller.settings.sampling.seed) == (
+        "Be long.", 3,
+    )  # fmt: skip
+    again.controller.close()
