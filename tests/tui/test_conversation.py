@@ -71,14 +71,14 @@ class AnyConversation(RuleBasedStateMachine):
         self.conversation.remove(node)
         del self.parents[node]
 
-    @rule(parent=present)
-    def add_and_take_back(self, parent: Node) -> None:
+    @rule(node=present)
+    def add_another_and_take_it_back(self, node: Node) -> None:
         """Nothing came of it: what was shown is shown."""
-        if parent not in self.parents:
+        if node not in self.parents:
             return
-        self.conversation.show(parent)
+        self.conversation.show(node)
         before = self.conversation.path()
-        self.conversation.remove(self.conversation.add(Node("assistant"), parent))
+        self.conversation.remove(self.conversation.add(Node("user"), self.parents[node]))
         assert self.conversation.path() == before
 
     @invariant()
