@@ -63,6 +63,7 @@ class Node:
     parent: "Node | None" = None
     children: "list[Node]" = field(default_factory=list)
     shown: "Node | None" = None  # the child that the path goes on with
+    before: "Node | None" = None  # the sibling that was shown when it was added
 
     @property
     def draft(self) -> Draft:
@@ -124,18 +125,20 @@ class Conversation:
     def add(self, node: Node, parent: Node | None) -> Node:
         """Put a message below another one, or first, and show it."""
         node.parent = parent or self._top
+        node.before = node.parent.shown
         node.parent.children.append(node)
         self.show(node)
         return node
 
     def remove(self, node: Node) -> None:
-        """Take a message without children back; the sibling before it is shown instead."""
+        """Take a message without children back; what was shown before it is shown instead."""
         above = node.parent
         if above is None or node.children:
             raise ValueError("only a message that nothing follows can be taken back")
         above.children.remove(node)
         if above.shown is node:
-            above.shown = above.children[-1] if above.children else None
+            last = above.children[-1] if above.children else None
+            above.shown = node.before if node.before in above.children else last
         node.parent = None
 
     def show(self, node: Node) -> None:

@@ -41,9 +41,10 @@ class Link:
         """`wake` is called when events wait that nobody was told of, and `kept` with all text of
         a reply, both on any thread."""
         self._connect, self._wake, self._kept = connect, wake, kept
+        self._lock = threading.RLock()  # of what follows: one worker counts, and no other
+        self._number = 0  # of that one
         self._events: deque[WorkerEvent] = deque()
         self._woken = False
-        self._number = 0  # of the worker that counts
         self._ending: list[threading.Thread] = []
         self._unended = False
         self.engine: Engine | None = None
@@ -61,16 +62,16 @@ class Link:
         def begin() -> None:
             for thread in waiting:
                 thread.join()
-            if number == self._number:
-                self._begin(number, load)
+            self._begin(number, load)
 
         threading.Thread(target=begin, name="starting", daemon=True).start()
 
     def end(self) -> None:
         """Let the worker end in the background; nothing of it counts any more."""
-        self._number += 1
-        self._events.clear()
-        engine, self.engine = self.engine, None
+        with self._lock:
+            self._number += 1
+            self._events.clear()
+            engine, self.engine = self.engine, None
         if engine is not None:
             thread = threading.Thread(target=self._close, args=(engine,), name="ending")
             self._ending = [*(t for t in self._ending if t.is_alive()), thread]
@@ -89,13 +90,16 @@ class Link:
         return self._events
 
     def _begin(self, number: int, load: Callable[[Engine], None]) -> None:
+        """Start a worker, unless another one is wanted by now, or none."""
         try:
-            engine = self._connect(partial(self._deliver, number))
+            with self._lock:
+                if number != self._number:
+                    return
+                engine = self.engine = self._connect(partial(self._deliver, number))
         except OSError as e:
             why = f"the model's process cannot be started: {e}"
             self._deliver(number, Failed("load", None, MaverickError.__name__, why, 1))
             return
-        self.engine = engine
         load(engine)
 
     def _close(self, engine: Engine) -> None:
@@ -105,8 +109,11 @@ class Link:
         if number != self._number:
             return
         if isinstance(event, Text):
-            self._kept(event)
-        self._events.append(event)
-        if not self._woken:
-            self._woken = True
+            self._kept(event)  # which may take its time
+        with self._lock:
+            if number != self._number:
+                return
+            self._events.append(event)
+            woken, self._woken = self._woken, True
+        if not woken:
             self._wake()

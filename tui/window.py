@@ -134,6 +134,8 @@ class Window(VerticalScroll, can_focus=False, inherit_bindings=False):
             self._papers = {e: self._papers.get(e) or Paper(e) for e in entries}
             if self.selected not in self._papers:
                 self.selected = None
+                if self.has_focus and isinstance(keep, Said | Reply | Queued):
+                    self.selected = keep
             if keep is None or keep not in self._papers:
                 await self._show(self._count() - WINDOW)
             else:

@@ -10,13 +10,14 @@ import statistics
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError
 from ..paths import HOME_VARIABLE
-from . import bench_terminal
+from . import bench_terminal, options
 from .bench_chat_subject import Report, Task
 from .bench_chat_worker import TEXT
 from .machine import aligned, machine
@@ -29,9 +30,14 @@ SUBJECT = "mlx_maverick.cli.bench_chat_subject"
 RATES = (50.0, 200.0)  # tokens per second
 OLD = (0, 20, 200)  # messages that are there already
 SECONDS = 20  # that a reply takes
+IDLE_SECONDS = 3.0
 OPENED = 500  # messages of a chat
 CHATS, MESSAGES = 100, 100  # to be searched: messages of a chat
 QUERIES = ("bandwidth", "M3 ultra", "tokens per sec", "nothing of that kind", "ceil")
+OTHERS = (  # options of measurements of models
+    "against", "synthetic", "convert", "context", "experts", "expert_memory", "look_ahead",
+    "file_cache", "route_log", "filled", "filled_prompt", "float32",
+)  # fmt: skip
 PLACEHOLDER = "Write a message"  # in the editor, when the chat is there
 
 
@@ -83,8 +89,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Raises UsageError for options that are about other measurements."""
-    if args.against or args.synthetic is not None or args.convert is not None:
-        raise UsageError("--chat measures the chat alone; leave out --against and the like")
+    if others := options.given(args, OTHERS):
+        name = next(iter(others)).replace("_", "-")
+        raise UsageError(f"--chat measures the chat alone; leave out --{name}")
     status = StatusLine()
     try:
         with tempfile.TemporaryDirectory(prefix="mlx-maverick-bench-") as folder:
@@ -95,45 +102,41 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def measure(
-    folder: Path,
-    model: str | None,
-    runs: int,
-    report: Callable[[str], None],
-    seconds: int = SECONDS,
-) -> Result:
+def measure(folder: Path, model: str | None, runs: int, report: Callable[[str], None]) -> Result:
     """In a folder that is empty."""
     from ..tui.store import Store
 
-    report("writing chats")
     path = folder / "chats.db"
+    once = Runner(folder)
+    paint = None
+    if model is not None:  # first: it may not be there
+        report("first paint")
+        paint = statistics.median(once.paint(model) for _ in range(runs + 1))
+    report("writing chats")
     with Store.open(path) as store:
         chats = {count: written(store, count) for count in (*OLD[1:], OPENED)} | {0: 0}
-    once = Runner(folder, path)
     rows = []
     for rate in RATES:
         for old in OLD:
             report(f"{rate:.0f} tok/s, {old} old messages")
-            task = Task("", "chat", str(path), chats[old], rate, round(rate * seconds))
+            tokens = round(rate * SECONDS)
+            task = Task("", "chat", str(path), chats[old], rate, tokens, IDLE_SECONDS)
             rows.append(_row(task, old, runs, once))
     report(f"opening {OPENED} messages")
     opened = [once(Task("", "open", str(path), chats[OPENED])).opened for _ in range(runs)]
-    paint = None
-    if model is not None:
-        report("first paint")
-        paint = statistics.median(once.paint(model) for _ in range(runs + 1))
     report("searching")
     with Store.open(folder / "many.db") as store:
         for _ in range(CHATS):
             written(store, MESSAGES)
         search = max(statistics.median(_searched(store, q) for _ in range(runs)) for q in QUERIES)
-    return Result(rows, paint, statistics.median(opened), search, runs, machine())
+    what = machine() | {"textual": version("textual")}
+    return Result(rows, paint, statistics.median(opened), search, runs, what)
 
 
 class Runner:
     """Runs the subject in a terminal, with folders of its own."""
 
-    def __init__(self, folder: Path, store: Path):
+    def __init__(self, folder: Path):
         self._folder, self._environ = folder, {HOME_VARIABLE: str(folder / "home")}
 
     def __call__(self, task: Task) -> Report:

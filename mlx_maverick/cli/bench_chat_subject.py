@@ -20,7 +20,6 @@ from ..events import Finished
 from ..sampling import Sampling
 
 WORKER = "mlx_maverick.cli.bench_chat_worker"
-IDLE_SECONDS = 3.0
 SECONDS = 600.0  # in which anything has to happen
 
 
@@ -29,11 +28,12 @@ class Task:
     """One measurement."""
 
     output: str  # a file
-    kind: str  # "bare", "chat", "open" or "paint"
+    kind: str  # "bare", "chat" or "open"
     store: str = ""  # a database of chats
     chat: int = 0  # to go on with, 0 for a new one
     rate: float = 50.0  # tokens per second that the worker gives
     tokens: int = 1000
+    idle: float = 0.0  # seconds in which nothing is to happen
 
 
 @dataclass(frozen=True)
@@ -118,9 +118,9 @@ def shown(connect: Callable[..., Client], task: Task) -> Report:
             await until(lambda: controller.phase is Phase.READY)
             await drawn()
             seconds, busy = time.perf_counter() - begun, time.process_time() - cpu
-            await asyncio.sleep(1)  # what is done once afterwards is not idling
+            await asyncio.sleep(min(1, task.idle))  # what is done once afterwards is not idling
         begun, cpu = time.perf_counter(), time.process_time()
-        await asyncio.sleep(IDLE_SECONDS)
+        await asyncio.sleep(task.idle)
         idle = (time.process_time() - cpu) / (time.perf_counter() - begun)
         reports.append(Report(seconds, busy / seconds if seconds else 0.0, idle, opened))
         app.exit()

@@ -35,7 +35,7 @@ def run(
     child = subprocess.Popen(
         [sys.executable, "-P", "-m", *words], stdin=its, stdout=its, stderr=its,
         env={**os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor", **environ},
-        start_new_session=True,
+        start_new_session=True, preexec_fn=_own_terminal,
     )  # fmt: skip
     os.close(its)
     seen, at = b"", None
@@ -56,6 +56,8 @@ def run(
                     at = perf_counter() - begun
                     child.send_signal(signal.SIGTERM)
         status = child.wait(SECONDS)
+    except subprocess.TimeoutExpired:
+        raise MaverickError(f"{failure}: it does not end") from None
     finally:
         if child.poll() is None:
             child.terminate()
@@ -67,3 +69,8 @@ def run(
         said = next((line.strip() for line in reversed(last) if line.strip()), "nothing")
         raise MaverickError(f"{failure}: it ended with {status} and said {said[:200]!r}")
     return perf_counter() - begun
+
+
+def _own_terminal() -> None:
+    """Runs in the child: it ends with its terminal, so if this process is killed, too."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)

@@ -9,7 +9,6 @@ import os
 import pty
 import re
 import select
-import signal
 import struct
 import subprocess
 import termios
@@ -44,6 +43,7 @@ class Terminal:
             stderr=slave,
             env={**kept, "TERM": "xterm-256color", "LANG": "C.UTF-8", **environ},
             start_new_session=True,
+            preexec_fn=_own_terminal,
         )
         os.close(slave)
         self.output = ""  # all there was, raw
@@ -89,8 +89,7 @@ class Terminal:
         self.read(0)
         self._screen.resize(rows, columns)
         self._screen.erase_in_display(2)  # what stood there is in no known place now
-        self._set_size(columns, rows)
-        self.process.send_signal(signal.SIGWINCH)
+        self._set_size(columns, rows)  # of which the kernel tells the program
 
     def ends(self) -> int:
         """Wait for the end; the exit status."""
@@ -99,11 +98,18 @@ class Terminal:
             pass
         return self.process.wait(SECONDS)
 
+    def hang_up(self) -> int:
+        """The window is closed, or the connection lost; the exit status."""
+        os.close(self.master)
+        self.master = -1
+        return self.process.wait(SECONDS)
+
     def close(self) -> None:
         if self.process.poll() is None:
             self.process.terminate()
             self.ends()
-        os.close(self.master)
+        if self.master >= 0:
+            os.close(self.master)
 
     def children(self) -> list[int]:
         """Processes that this one started."""
@@ -126,6 +132,19 @@ class Terminal:
 
     def _set_size(self, columns: int, rows: int) -> None:
         ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+
+def _own_terminal() -> None:
+    """What is on stdin is this process's terminal: it hears of another size and of its end."""
+    ioctl(0, termios.TIOCSCTTY, 0)
+
+
+def wait(true: Callable[[], object]) -> None:
+    """Until it is so."""
+    end = time.monotonic() + SECONDS
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 def over(pid: int) -> bool:

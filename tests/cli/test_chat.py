@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from mlx_maverick.tui.conversation import HALF
 from mlx_maverick.tui.settings.settings import Settings
 from mlx_maverick.tui.store import Store
 
-from .terminal import Terminal, hues, over
+from .terminal import Terminal, hues, over, wait
 
 MAIN = "from mlx_maverick.cli.entry import entry; entry()"
 # No file may grow beyond so many bytes: as if the disk were full.
@@ -58,10 +59,15 @@ def terminal(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
         t.close()
 
 
+@pytest.fixture(scope="module")
+def prompt(maverick_mini: Path) -> Prompt:
+    return Prompt.from_folder(maverick_mini)
+
+
 @pytest.fixture
-def endless(maverick_mini: Path, database: Path) -> tuple[str, ...]:
+def endless(maverick_mini: Path, prompt: Prompt, database: Path) -> tuple[str, ...]:
     """A chat whose replies do not end by themselves."""
-    bias = dict.fromkeys(Prompt.from_folder(maverick_mini).stop_ids, -1000.0)
+    bias = dict.fromkeys(prompt.stop_ids, -1000.0)
     settings = Settings(str(maverick_mini), sampling=Sampling(logit_bias=bias))
     with Store.open(database) as store:
         chat = store.create_chat(str(maverick_mini), None, settings.as_dict())
@@ -168,7 +174,7 @@ def test_a_start_without_a_model(terminal: Open, maverick_mini: Path) -> None:
 
 
 def test_killed_and_resumed(
-    terminal: Open, maverick_mini: Path, database: Path, endless: tuple[str, ...]
+    terminal: Open, prompt: Prompt, database: Path, endless: tuple[str, ...]
 ) -> None:
     """Nothing is lost but the token in flight."""
     t = terminal(*endless)
@@ -182,7 +188,7 @@ def test_killed_and_resumed(
     assert question.text == "Talk at length"
     assert reply.note == "broken off"
     # A character that was not whole yet has no text.
-    whole = Prompt.from_folder(maverick_mini).decode(reply.ids)
+    whole = prompt.decode(reply.ids)
     assert whole.rstrip(HALF) == reply.text.rstrip(HALF)
     again = terminal("--continue", "--max-tokens", "5")
     again.shows("broken off · ctrl+b goes on")
@@ -193,7 +199,19 @@ def test_killed_and_resumed(
     _, longer = messages(database)
     assert longer.ids[: len(reply.ids)] == reply.ids
     assert len(longer.ids) == len(reply.ids) + 5
-    t.until(lambda: over(worker))  # it saw that nobody listens
+    wait(lambda: over(worker))  # it saw that nobody listens
+
+
+def test_a_closed_window(terminal: Open, database: Path, endless: tuple[str, ...]) -> None:
+    t = terminal(*endless)
+    t.shows(READY)
+    t.type("Talk at length\r")
+    replies(t, database, 2, tokens=10)
+    (worker,) = t.children()
+    assert t.hang_up() == -signal.SIGHUP
+    _, reply = messages(database)
+    assert (reply.note, reply.whole) == ("broken off", True)
+    wait(lambda: over(worker))
 
 
 def test_a_killed_engine(terminal: Open, database: Path, endless: tuple[str, ...]) -> None:
@@ -244,7 +262,7 @@ def test_another_size_while_a_reply_comes(terminal: Open, endless: tuple[str, ..
     for columns, rows in ((40, 12), (60, 24), (40, 30), (100, 20), (60, 24)):
         t.shows("esc stops")
         t.resize(columns, rows)
-        t.until(lambda c=columns: _fits(t, c))
+        t.until(partial(_drawn, t, columns))
     t.type(ESCAPE)
     t.shows("stopped")
     t.shows("enter sends")
@@ -258,7 +276,7 @@ def test_another_size_while_a_reply_comes(terminal: Open, endless: tuple[str, ..
     quit(t)
 
 
-def _fits(t: Terminal, columns: int) -> bool:
+def _drawn(t: Terminal, columns: int) -> bool:
     """Whether the editor is drawn, and as wide as the terminal."""
     lines = t.seen().splitlines()
     return any(
