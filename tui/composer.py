@@ -27,9 +27,8 @@ class Composer(TextArea):
     """The editor at the bottom."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        # Priority: the editor makes a new line of enter.
-        Binding("enter", "send", "Send", id="send", priority=True),
-        Binding("shift+enter,ctrl+j", "newline", "New line", id="newline", priority=True),
+        Binding("enter", "send", "Send", id="send"),
+        Binding("shift+enter,ctrl+j", "newline", "New line", id="newline"),
     ]
 
     @dataclass
@@ -80,9 +79,22 @@ class Composer(TextArea):
         """Put `text` before what is there, the cursor at the end."""
         self.replace_all("\n".join(filter(None, (text, self.text))))
 
+    def sent(self, text: str) -> None:
+        """`text` is on its way: what was typed after it stays."""
+        with self.prevent(self.Changed):
+            self.replace_all(self.text.removeprefix(text))
+
     async def _on_key(self, event: events.Key) -> None:
         if event.key == "backspace" and not self.text:
             self.post_message(self.Emptied())
+        # What keys do is done here, before the next key. Textual would do it when the key has
+        # come back to the app, or before those that are still on their way here; after a moment
+        # in which the app was held up, enter would send half a message.
+        active = None if event.is_printable else self.screen.active_bindings.get(event.key)
+        if active is not None and active.node is self:
+            event.stop()
+            event.prevent_default()  # the editor makes a new line of enter
+            await self.run_action(active.binding.action)
 
     def action_send(self) -> None:
         self.post_message(self.Submitted(self.text))

@@ -201,12 +201,14 @@ class ChatScreen(Screen[None]):
 
     @on(Composer.Submitted)
     async def _submitted(self, message: Composer.Submitted) -> None:
+        if not self._composer.text.startswith(message.text):
+            return  # enter was pressed twice, and it is sent
         command, _, rest = message.text.strip().partition(" ")
         if command == IMAGE:
             if not rest.strip():
                 self.tell(f"{IMAGE} needs the path of a picture")
             elif await self._add_picture(typed(rest)):
-                self._composer.clear()
+                self._composer.sent(message.text)
             return
         if re.fullmatch(r"/[a-z]+", command) and not message.text.startswith(" "):
             self.tell(
@@ -214,7 +216,7 @@ class ChatScreen(Screen[None]):
                 "A space before it sends it as text."
             )
             return
-        draft, node = self._draft(), self._editing
+        draft, node = Draft(message.text, self._tray.pictures), self._editing
         if not draft:
             return
         refusal = self.controller.edit(node, draft) if node else self.controller.send(draft)
@@ -222,7 +224,10 @@ class ChatScreen(Screen[None]):
             self.tell(refusal)
             return
         self._history.add(draft.text)
-        await self._write(Draft(""))
+        self._editing = None
+        self._composer.sent(message.text)
+        self.tell("")
+        await self._tray.show(())
 
     @on(Composer.Recalled)
     async def _recalled(self, message: Composer.Recalled) -> None:
