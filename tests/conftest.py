@@ -5,6 +5,7 @@ from pathlib import Path
 
 import mlx.core as mx
 import pytest
+from hypothesis import settings
 
 from mlx_maverick.loading import load
 from mlx_maverick.maverick import Maverick
@@ -12,6 +13,10 @@ from mlx_maverick.model import Llama4, load_model
 from mlx_maverick.prompt import Prompt
 
 from .golden import REFERENCE, Golden
+
+# How long an example takes says something about the machine, and nothing about the code.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(autouse=True)

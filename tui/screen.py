@@ -96,7 +96,7 @@ class ChatScreen(Screen[None]):
         self._composer = self.query_one(Composer)
         self._composer.focus()
         self.tell("")
-        self._tray.thumbnails = self._given.thumbnails
+        self._tray.thumbnails = self._transcript.thumbnails = self._given.thumbnails
         await self._tray.show(self._given.pictures)
         self._show_live(self.controller.live)
         if self.controller.conversation:

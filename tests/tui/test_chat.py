@@ -15,8 +15,8 @@ from mlx_maverick.tui import clipboard
 from mlx_maverick.tui.message import Bubble, Reply
 from mlx_maverick.tui.pictures import look
 from mlx_maverick.tui.start.trouble import TroubleScreen
-from mlx_maverick.tui.transcript import WINDOW, More
 from mlx_maverick.tui.tray import Chip
+from mlx_maverick.tui.window import WINDOW, More
 
 from .conftest import Chat, Open
 
@@ -588,3 +588,32 @@ async def test_only_the_last_reply_can_be_gone_on_with(open_chat: Open) -> None:
         await chat.pilot.press("escape")
         chat.engine.finish(FinishReason.CANCELLED, new=0)
         await chat.until(lambda: "cut off at --max-tokens · ctrl+b goes on" in chat.seen())
+
+
+async def test_keys_that_come_at_once_are_taken_in_order(open_chat: Open) -> None:
+    """As after a moment in which the app was held up."""
+    async with open_chat() as chat:
+        await chat.ready()
+        for character in "Why is it?":
+            key = {" ": "space", "?": "question_mark"}.get(character, character)
+            chat.app.post_message(events.Key(key, character))
+        chat.app.post_message(events.Key("ctrl+j", None))
+        chat.app.post_message(events.Key("x", "x"))
+        chat.app.post_message(events.Key("enter", "\r"))
+        chat.app.post_message(events.Key("n", "n"))
+        await chat.until(lambda: chat.engine.asked)
+        await chat.until(lambda: chat.composer.text == "n")
+        assert chat.engine.asked[0][0] == [{"role": "user", "content": "Why is it?\nx"}]
+
+
+async def test_enter_twice_at_once_sends_once(open_chat: Open) -> None:
+    async with open_chat() as chat:
+        await chat.ready()
+        chat.composer.text = "hello"
+        for _ in range(2):
+            chat.app.post_message(events.Key("enter", "\r"))
+        await chat.until(lambda: chat.engine.asked and not chat.composer.text)
+        await chat.pilot.press("a")
+        await chat.until(lambda: chat.composer.text == "a")
+        assert chat.engine.id == 1
+        assert chat.screen.controller.queue == ()

@@ -131,12 +131,16 @@ class SettingsScreen(ModalScreen[Settings | None]):
             self._say(LEAVE)
 
     def action_use(self) -> None:
-        self._use(in_new=False)
+        self._use_later(in_new=False)
 
     def action_use_in_new(self) -> None:
-        self._use(in_new=True)
+        self._use_later(in_new=True)
 
     # Helpers.
+
+    def _use_later(self, in_new: bool) -> None:
+        """After what was typed before: a key with priority overtakes it."""
+        (self.focused or self).call_later(self._use, in_new)
 
     def _use(self, in_new: bool) -> None:
         now = self._fill()

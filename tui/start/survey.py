@@ -7,11 +7,11 @@ on a disk that does not answer holds up the child, and never the chat.
 import asyncio
 import json
 import sys
-from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import asdict
-from typing import Any
+from subprocess import DEVNULL, PIPE, Popen, TimeoutExpired
+from typing import Any, TypeVar
 
 from ...errors import MaverickError
 from ...kv import DENSE, KVOptions
@@ -22,7 +22,9 @@ from .ways import Asked, Kind, Way
 # -P as for the worker: no file of the user's folder becomes our module.
 COMMAND = (sys.executable, "-P", "-m", "mlx_maverick.tui.start.judge")
 SECONDS = 60.0  # a search takes at most a quarter of that, and a disk may sleep
-MOST_LINE = 1 << 20  # bytes of an answer
+END_SECONDS = 0.2
+
+T = TypeVar("T")
 
 
 async def facts(
@@ -59,30 +61,34 @@ async def _answers(
     log = log_file("survey")
     try:
         with open(log, "wb") as errors:
-            child = await asyncio.create_subprocess_exec(
-                *command, json.dumps(request),
-                stdin=DEVNULL, stdout=PIPE, stderr=errors, limit=MOST_LINE,
-            )  # fmt: skip
+            child = Popen(
+                [*command, json.dumps(request)], stdin=DEVNULL, stdout=PIPE, stderr=errors
+            )
     except OSError as e:
         raise MaverickError(f"no process can be started to look around: {e}") from None
     try:
         assert child.stdout is not None  # a pipe was asked for
-        while line := await asyncio.wait_for(child.stdout.readline(), end - loop.time()):
+        # Not asyncio's processes: one that outlives the loop by a moment makes it complain.
+        while line := await _soon(child.stdout.readline, end - loop.time()):
             yield line
-        status = await asyncio.wait_for(child.wait(), max(1.0, end - loop.time()))
+        status = await _soon(child.wait, max(1.0, end - loop.time()))
     except TimeoutError:
         raise MaverickError(f"looking around took more than {seconds:.0f} seconds") from None
     finally:
-        await _end(child)
+        _end(child)
     if status:
         *_, last = log.read_text(errors="replace").splitlines() or [f"exit status {status}"]
         raise MaverickError(f"looking around failed: {last}; see {log}")
 
 
-async def _end(child: Process) -> None:
+async def _soon(wait: Callable[[], T], seconds: float) -> T:
+    """What a thread waits for. Raises TimeoutError."""
+    return await asyncio.wait_for(asyncio.to_thread(wait), seconds)
+
+
+def _end(child: "Popen[bytes]") -> None:
     """Let go of a child that is not wanted any more; it has nothing to lose."""
-    if child.returncode is None:
-        with suppress(ProcessLookupError):
-            child.terminate()
-        with suppress(TimeoutError):  # it waits for a disk, and ends after that
-            await asyncio.wait_for(child.wait(), 1.0)
+    if child.poll() is None:
+        child.terminate()
+        with suppress(TimeoutExpired):  # it waits for a disk, and ends after that
+            child.wait(END_SECONDS)

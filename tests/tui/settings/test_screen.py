@@ -310,3 +310,16 @@ async def test_a_full_disk_is_said(config: Path, monkeypatch: pytest.MonkeyPatch
         await person.press("ctrl+g")
         await person.until(lambda: "No space left" in person.seen)
         assert person.app.given == []
+
+
+async def test_what_was_typed_just_before_counts(config: Path) -> None:
+    """Keys that come at once, as after a moment in which the app was held up."""
+    async with opened(config) as person:
+        await person.write("seed", "")
+        for character in "17":
+            person.app.post_message(events.Key(character, character))
+        person.app.post_message(events.Key("ctrl+s", None))
+        await person.until(lambda: person.app.given)
+        (given,) = person.app.given
+        assert given is not None
+        assert given.sampling.seed == 17
