@@ -26,8 +26,11 @@ class Keeper:
         # Called when writing begins to fail, and when it works again.
         self.tell: Callable[[str], object] = lambda text: None
         self.chat: int | None = None  # its number, once something is written
-        self._lock = threading.Lock()  # of the three below
+        # Replies that the store has in part only: characters and tokens that are there.
+        self._unfinished: dict[Node, tuple[int, int]] = {}
+        self._lock = threading.Lock()  # of the four below
         self._current: int | None = None  # the row of the reply that is on its way
+        self._done = (0, 0)  # characters and tokens of it that are written
         self._torn = False  # some of it could not be written
         self._behind = False  # something could not be written
 
@@ -40,6 +43,7 @@ class Keeper:
         """What is said next is another chat."""
         self.chat = self._current = None
         self._behind = self._torn = False
+        self._unfinished.clear()
 
     def open(self, chat: int) -> "tuple[StoredChat, Conversation]":
         """Go on with a chat. Raises MaverickError if it cannot be read."""
@@ -64,7 +68,9 @@ class Keeper:
             self.discard(reply)
         self._sync(conversation, model, settings)
         with self._lock:
-            self._current, self._torn = reply.key, False
+            # What it goes on with may not be written, and nothing can stand behind a gap.
+            self._current = None if reply in self._unfinished else reply.key
+            self._done, self._torn = (len(reply.text), len(reply.ids)), False
 
     def append(self, text: str, ids: list[int]) -> None:
         """More of the reply that is on its way, from any thread."""
@@ -75,20 +81,16 @@ class Keeper:
             try:
                 store.append(key, text, ids)
             except MaverickError:
-                self._torn = True  # `ended` writes it as a whole, or says that it cannot
+                self._torn = True  # `ended` writes the rest, or says that it cannot
+            else:
+                self._done = (self._done[0] + len(text), self._done[1] + len(ids))
 
     def ended(self, conversation: Conversation, reply: Node) -> None:
         """The reply stands as it is."""
         with self._lock:
-            torn, self._torn, self._current = self._torn, False, None
-        if self.store is None or self.chat is None:
-            return
-        with self._writing():
-            if torn and reply.key is not None:
-                self.store.discard(reply.key)
-                reply.key = None
-            if reply.key is not None:
-                self.store.finish(reply.key, reply.note, reply.stats)
+            current, self._current, self._torn = self._current, None, False
+        if current is not None:
+            self._unfinished[reply] = self._done
         self._sync(conversation)
 
     def discard(self, node: Node) -> None:
@@ -96,6 +98,7 @@ class Keeper:
         with self._lock:
             self._current = None
         key, node.key = node.key, None
+        self._unfinished.pop(node, None)
         if self.store is not None and key is not None:
             with self._writing():
                 self.store.discard(key)
@@ -135,6 +138,8 @@ class Keeper:
             elif settings is not None:  # it may be gone on with otherwise than it was begun
                 system = conversation.system
                 store.change_chat(self.chat, model=model, system=system, settings=dict(settings))
+            for node in list(self._unfinished):
+                self._finish(store, node)
             for node in conversation.nodes():
                 if node.key is None:
                     self._write(store, self.chat, node, conversation.parent(node))
@@ -144,6 +149,17 @@ class Keeper:
                 self._behind = False
                 self.tell("the chat is saved again")
 
+    def _finish(self, store: "Store", node: Node) -> None:
+        """Write what is missing of a reply."""
+        chars, count = self._unfinished[node]
+        if node.key is not None:
+            if node.text[chars:] or node.ids[count:]:
+                store.append(node.key, node.text[chars:], node.ids[count:])
+                self._unfinished[node] = (len(node.text), len(node.ids))
+            if node.whole:
+                store.finish(node.key, node.note, node.stats)
+        del self._unfinished[node]
+
     def _write(self, store: "Store", chat: int, node: Node, parent: Node | None) -> None:
         above = None if parent is None else parent.key
         if node.role == "user":
@@ -152,12 +168,9 @@ class Keeper:
             )
             node.key = store.add_message(chat, above, "user", node.text, node.pictures, True)
             return
-        key = store.add_message(chat, above, "assistant", "", (), False)
-        if node.text or node.ids:
-            store.append(key, node.text, node.ids)
-        if node.whole:
-            store.finish(key, node.note, node.stats)
-        node.key = key
+        node.key = store.add_message(chat, above, "assistant", "", (), False)
+        self._unfinished[node] = (0, 0)
+        self._finish(store, node)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

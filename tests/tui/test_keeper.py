@@ -183,6 +183,43 @@ def test_a_full_disk(desk: Desk, path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert [len(t) for t in texts[2:-2]] == [len(long) + 2, len(long)] * 3
 
 
+@pytest.mark.parametrize("next_", ["asks", "goes on"])
+def test_a_disk_that_is_full_in_the_middle_of_a_reply(desk: Desk, path: Path, next_: str) -> None:
+    """It is said at once, nothing that was written is lost, and the rest follows."""
+    store = desk.controller.keeper.store
+    assert store is not None
+    desk.controller.send(Draft("one"))
+    desk.engine.say("begun ", 3)
+    with store._database.writing() as db:
+        (pages,) = db.execute("PRAGMA page_count").fetchone()
+    store._database._db.execute(f"PRAGMA max_page_count = {pages}")
+    long = [str(number) * 5000 for number in range(9)]
+    for text in long:
+        desk.engine.say(text)
+    assert desk.controller.keeper.unsaved
+    assert [text[:6] for _, text, _ in kept(path)] == ["one", "begun "]
+    desk.engine.finish(FinishReason.LENGTH)
+    (told,) = desk.drain(chat.Trouble)
+    assert "not saved" in told.text
+    assert desk.controller.live.unsaved
+    assert [text[:6] for _, text, _ in kept(path)] == ["one", "begun "]
+    store._database._db.execute("PRAGMA max_page_count = 1000000")
+    if next_ == "asks":
+        desk.ask("two", "2")
+    else:
+        desk.controller.go_on()
+        desk.answer("2")
+    (*_, last) = desk.controller.conversation.path()
+    assert not desk.controller.live.unsaved
+    whole = "begun " + "".join(long)
+    texts = [text for _, text, _ in kept(path)]
+    assert texts == (["one", whole, "two", "2"] if next_ == "asks" else ["one", f"{whole}2"])
+    with Store.open(path) as other:
+        stored = other.load(1).path()
+    assert [len(m.ids) for m in stored] == ([0, 12, 0, 1] if next_ == "asks" else [0, 13])
+    assert list(stored[-1].ids) == last.ids
+
+
 def test_without_a_store_one_can_talk() -> None:
     desk = Desk().ready()
     desk.ask("one", "1")
