@@ -226,6 +226,7 @@ class ChatScreen(Screen[None]):
         self._history.add(draft.text)
         self._editing = None
         self._composer.sent(message.text)
+        await self._transcript.last()
         self.tell("")
         await self._tray.show(())
 

@@ -617,3 +617,30 @@ async def test_enter_twice_at_once_sends_once(open_chat: Open) -> None:
         await chat.until(lambda: chat.composer.text == "a")
         assert chat.engine.id == 1
         assert chat.screen.controller.queue == ()
+
+
+async def test_what_comes_by_itself_leaves_a_reader_alone(open_chat: Open) -> None:
+    """A message that has waited, and what the chat has to say."""
+    async with open_chat() as chat:
+        await chat.ready()
+        await chat.ask("one")
+        chat.engine.say("\n\n".join(f"line {i}" for i in range(100)))
+        await chat.until(lambda: "line 99" in chat.seen())
+        await chat.type("two")
+        await chat.pilot.press("pageup", "pageup")
+        await chat.until(lambda: "more below" in chat.seen())
+        before = chat.transcript.scroll_y
+        chat.engine.finish()
+        await chat.until(lambda: chat.engine.id == 2)
+        chat.engine.die()
+        await chat.until(lambda: chat.screen.failure and not chat.screen.draining)
+        await chat.pilot.pause()
+        assert chat.transcript.scroll_y == before
+        assert "more below" in chat.seen()
+        await chat.pilot.press("ctrl+r")
+        await chat.until(lambda: len(chat.engines) == 2)
+        chat.engine.loaded()
+        await chat.until(lambda: "enter sends" in chat.seen())
+        assert chat.transcript.scroll_y == before
+        await chat.ask("three")  # what a person sends is seen
+        await chat.until(lambda: "▌ three" in chat.seen())
