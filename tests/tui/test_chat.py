@@ -12,9 +12,11 @@ from textual import events
 from mlx_maverick.errors import DoesNotFit
 from mlx_maverick.events import FinishReason
 from mlx_maverick.tui import clipboard
+from mlx_maverick.tui.conversation import Node
 from mlx_maverick.tui.message import Bubble, Reply
 from mlx_maverick.tui.pictures import look
 from mlx_maverick.tui.start.trouble import TroubleScreen
+from mlx_maverick.tui.start.welcome import WelcomeScreen
 from mlx_maverick.tui.transcript import WINDOW, More
 from mlx_maverick.tui.tray import Chip
 
@@ -644,3 +646,16 @@ async def test_what_comes_by_itself_leaves_a_reader_alone(open_chat: Open) -> No
         assert chat.transcript.scroll_y == before
         await chat.ask("three")  # what a person sends is seen
         await chat.until(lambda: "▌ three" in chat.seen())
+
+
+async def test_a_chat_can_be_read_without_a_model(open_chat: Open) -> None:
+    """Its own is gone, and no other one is chosen."""
+    async with open_chat(model=None) as chat:
+        chat.screen.controller.conversation.add(Node("user", "an old question"), None)
+        await chat.until(lambda: isinstance(chat.app.screen, WelcomeScreen))
+        await chat.pilot.press("escape")
+        await chat.until(lambda: chat.app.screen is chat.screen)
+        assert chat.app._exit is False
+        assert "ctrl+r loads the model" in chat.seen()
+        await chat.pilot.press("ctrl+r")
+        await chat.until(lambda: isinstance(chat.app.screen, WelcomeScreen))
