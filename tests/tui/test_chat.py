@@ -659,3 +659,18 @@ async def test_a_chat_can_be_read_without_a_model(open_chat: Open) -> None:
         assert "ctrl+r loads the model" in chat.seen()
         await chat.pilot.press("ctrl+r")
         await chat.until(lambda: isinstance(chat.app.screen, WelcomeScreen))
+
+
+async def test_a_picture_that_was_deleted_after_attaching(open_chat: Open, picture: Path) -> None:
+    async with open_chat(pictures=(look(picture),)) as chat:
+        await chat.ready()
+        picture.unlink()
+        chat.composer.text = "see"
+        await chat.pilot.press("enter")
+        await chat.until(lambda: "is no file any more" in chat.hint)
+        assert f"{picture.name} is no file any more: remove it" in chat.hint
+        assert (chat.composer.text, chat.engine.asked) == ("see", [])
+        chat.composer.text = ""
+        await chat.pilot.press("backspace")
+        await chat.until(lambda: chat.tray.pictures == ())
+        await chat.ask("without")
