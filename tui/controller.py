@@ -112,6 +112,8 @@ class Controller:
         if self._answer is not None and not self._answer.something:
             self._answer.kind = Kind.AGAIN  # the question stays
         self._break_off(None)
+        if self.keeper.behind:
+            self.keeper.shown(self.conversation)  # there may be room again
         self.keeper.close()
         return self._link.close()
 

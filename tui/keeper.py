@@ -39,6 +39,11 @@ class Keeper:
         """Whether something that was said would be lost if the app ended now."""
         return self.store is None or self._behind or self._torn
 
+    @property
+    def behind(self) -> bool:
+        """Whether something could not be written, also once this is closed."""
+        return self._behind
+
     def forget(self) -> None:
         """What is said next is another chat."""
         self.chat = self._current = None

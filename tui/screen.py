@@ -40,13 +40,20 @@ from .usable import tiling
 DRAIN_SECONDS = 1 / 20
 IMAGE = "/image"
 KEYS = {
-    Phase.LOADING: "loading · esc stops · ctrl+q quits",
-    Phase.READY: "enter sends · ctrl+j new line · ctrl+p all else",
-    Phase.ANSWERING: "esc stops · enter queues · ctrl+p all else",
-    Phase.ENDED: "ctrl+r loads the model · ctrl+p all else",
+    Phase.LOADING: "loading · {stop} stops · {quit} quits",
+    Phase.READY: "{send} sends · {newline} new line · ctrl+p all else",
+    Phase.ANSWERING: "{stop} stops · {send} queues · ctrl+p all else",
+    Phase.ENDED: "{again} loads the model · ctrl+p all else",
 }
-EDITING = "another version of an earlier message: enter sends it, esc leaves it as it was"
-UNANSWERED = "This message has no reply: ctrl+g asks for one."
+EDITING = "another version of an earlier message: {send} sends it, {stop} leaves it as it was"
+UNANSWERED = "This message has no reply: {regenerate} asks for one."
+AGAIN = "{again} loads the model again."
+GO_ON = "{go_on} goes on"
+# In these texts, where a person has not chosen others.
+USUAL = {
+    "stop": "esc", "quit": "ctrl+q", "send": "enter", "newline": "ctrl+j", "again": "ctrl+r",
+    "regenerate": "ctrl+g", "go_on": "ctrl+b",
+}  # fmt: skip
 
 
 class ChatScreen(Screen[None]):
@@ -72,6 +79,8 @@ class ChatScreen(Screen[None]):
         self.controller = controller
         self.failure: MaverickError | None = None  # why there is no model
         self._given = given
+        own = {id: keys.split(",")[0].replace("escape", "esc") for id, keys in given.keymap.items()}
+        self._keys = {**USUAL, **own}
         self._timer: Timer | None = None
         self._editing: Node | None = None  # the question that is asked in other words
         self._history = History()
@@ -151,14 +160,14 @@ class ChatScreen(Screen[None]):
     @on(happened.ModelFailed)
     async def _failed(self, message: happened.ModelFailed) -> None:
         self.failure = message.error
-        text = f"{message.error}\nNothing typed is lost. ctrl+r loads the model again."
+        text = f"{message.error}\nNothing typed is lost. {self._with_keys(AGAIN)}"
         await self._transcript.add(Notice(text, error=True))
         if message.loading:
             self._dialogs.trouble(message.error)
 
     @on(happened.LoadingStopped)
     async def _stopped(self) -> None:
-        await self._transcript.add(Notice("Loading was stopped. ctrl+r loads the model again."))
+        await self._transcript.add(Notice(f"Loading was stopped. {self._with_keys(AGAIN)}"))
 
     @on(happened.Asked)
     async def _asked(self, message: happened.Asked) -> None:
@@ -171,7 +180,7 @@ class ChatScreen(Screen[None]):
 
     @on(happened.ReplyEnded)
     async def _ended(self, message: happened.ReplyEnded) -> None:
-        await self._transcript.finish(_remark(message.reply))
+        await self._transcript.finish(self._note(message.reply))
 
     @on(happened.PathChanged)
     async def _path_changed(self, message: happened.PathChanged) -> None:
@@ -272,7 +281,7 @@ class ChatScreen(Screen[None]):
 
     @on(Composer.Changed)
     def _typing(self) -> None:
-        self.tell(EDITING if self._editing else "")
+        self.tell(self._with_keys(EDITING) if self._editing else "")
 
     # What a person does.
 
@@ -351,7 +360,7 @@ class ChatScreen(Screen[None]):
         """Ask a question in other words."""
         await self._write(node.draft)
         self._editing = node
-        self.tell(EDITING)
+        self.tell(self._with_keys(EDITING))
 
     def tell(self, text: str) -> None:
         """One line above the editor, until something is typed."""
@@ -383,7 +392,7 @@ class ChatScreen(Screen[None]):
         above = takewhile(lambda entry: isinstance(entry, Notice), self._transcript.entries)
         kept = next((e for e, node in zip(entries, path, strict=True) if node is at), None)
         if path and path[-1].role == "user":
-            entries.append(Notice(UNANSWERED))
+            entries.append(Notice(self._with_keys(UNANSWERED)))
         self._history = History([node.text for node in path if node.role == "user"])
         await self._transcript.show([*above, *entries], kept)
 
@@ -391,14 +400,14 @@ class ChatScreen(Screen[None]):
         """What is said below a reply is another where something follows, and where no more."""
         for entry in self._transcript.entries:
             if isinstance(entry, Reply) and entry.node is node and node is not None:
-                entry.note = _remark(node)
+                entry.note = self._note(node)
                 await self._transcript.update_entry(entry)
 
     def _entry(self, node: Node) -> Entry:
         version = self.controller.conversation.version(node)
         if node.role == "user":
             return Said(node.draft, version, node)
-        return Reply(node.text, _remark(node), node.whole, version, node)
+        return Reply(node.text, self._note(node), node.whole, version, node)
 
     async def _add_picture(self, path: object) -> bool:
         """Attach a picture, or say why not."""
@@ -432,11 +441,16 @@ class ChatScreen(Screen[None]):
 
     def _show_keys(self) -> None:
         choosing = self.focused is self._transcript
-        self._composer.border_subtitle = HELP if choosing else KEYS[self.controller.phase]
+        self._composer.border_subtitle = (
+            HELP if choosing else self._with_keys(KEYS[self.controller.phase])
+        )
 
+    def _with_keys(self, text: str) -> str:
+        """A text of ours, with the keys as they are now."""
+        return text.format_map(self._keys)
 
-def _remark(reply: Node) -> str:
-    """What is said below a reply that is not whole."""
-    if reply.note and not reply.children and reply.whole:
-        return f"{reply.note} · ctrl+b goes on"
-    return reply.note
+    def _note(self, reply: Node) -> str:
+        """What is said below a reply that is not whole."""
+        if reply.note and not reply.children and reply.whole:
+            return f"{reply.note} · {self._with_keys(GO_ON)}"
+        return reply.note

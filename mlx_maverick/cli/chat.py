@@ -95,6 +95,8 @@ def run(args: argparse.Namespace) -> int:
     finally:
         if not controller.close():
             print("mlx-maverick: the model is busy and ends by itself soon", file=sys.stderr)
+        if controller.keeper.behind:
+            print("mlx-maverick: not all of this chat could be saved", file=sys.stderr)
     if (chat := controller.chat) is not None:
         print(f"To go on: mlx-maverick chat --resume {chat}", file=sys.stderr)
     if app.failure is not None:

@@ -1,8 +1,6 @@
 """A fake worker, and the chat with it."""
 
-import asyncio
 import threading
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -31,7 +29,7 @@ from mlx_maverick.tui.status import Status
 from mlx_maverick.tui.transcript import Transcript
 from mlx_maverick.tui.tray import Tray
 
-SECONDS = 20
+from .watched import SECONDS, Watched
 
 
 class FakeEngine:
@@ -98,7 +96,7 @@ class FakeEngine:
         self.deliver(Died(-6, ("libc++abi: out of memory",), Path("/logs/worker.log")))
 
 
-class Chat:
+class Chat(Watched):
     """The running app, and short ways to look at it."""
 
     def __init__(self, app: ChatApp, pilot: Pilot[None], engines: list[FakeEngine]):
@@ -137,22 +135,6 @@ class Chat:
     @property
     def status(self) -> str:
         return str(self.screen.query_one(Status).render())
-
-    def seen(self) -> str:
-        """What is on the terminal, line by line."""
-        lines = [
-            "".join(segment.text for segment in strip).rstrip()
-            for strip in self.app.screen._compositor.render_strips()
-        ]
-        return "\n".join(lines)
-
-    async def until(self, true: Callable[[], Any]) -> None:
-        """Wait until `true()`; fails with what is on the terminal."""
-        end = time.monotonic() + SECONDS
-        while not true():
-            assert time.monotonic() < end, self.seen()
-            await asyncio.sleep(0.01)
-        await self.pilot.pause()
 
     async def ready(self) -> "Chat":
         """The model is loaded, and says so."""

@@ -12,7 +12,8 @@ from mlx_maverick.tui.conversation import Draft
 from mlx_maverick.tui.keeper import Keeper
 from mlx_maverick.tui.settings.settings import Settings
 
-from .conftest import SECONDS, FakeEngine
+from .conftest import FakeEngine
+from .watched import SECONDS
 
 
 class Desk:

@@ -12,6 +12,7 @@ from textual import events
 from mlx_maverick.errors import DoesNotFit
 from mlx_maverick.events import FinishReason
 from mlx_maverick.tui import clipboard
+from mlx_maverick.tui.app import Start
 from mlx_maverick.tui.conversation import Node
 from mlx_maverick.tui.message import Bubble, Reply
 from mlx_maverick.tui.pictures import look
@@ -674,3 +675,20 @@ async def test_a_picture_that_was_deleted_after_attaching(open_chat: Open, pictu
         await chat.pilot.press("backspace")
         await chat.until(lambda: chat.tray.pictures == ())
         await chat.ask("without")
+
+
+async def test_what_is_told_of_keys_is_true_of_a_persons_own(open_chat: Open) -> None:
+    keys = {"send": "ctrl+s", "stop": "f9,escape", "again": "f8", "go_on": "f7"}
+    async with open_chat(start=Start(keymap=keys)) as chat:
+        assert "loading · f9 stops · ctrl+q quits" in chat.seen()
+        await chat.ready()
+        assert "ctrl+s sends · ctrl+j new line" in chat.seen()
+        chat.composer.text = "one"
+        await chat.pilot.press("ctrl+s")
+        await chat.until(lambda: "f9 stops · ctrl+s queues" in chat.seen())
+        chat.engine.say("1")
+        chat.engine.finish(FinishReason.LENGTH)
+        await chat.until(lambda: "cut off at --max-tokens · f7 goes on" in chat.seen())
+        chat.engine.die()
+        await chat.until(lambda: "f8 loads the model again." in chat.seen())
+        assert "f8 loads the model ·" in chat.seen()

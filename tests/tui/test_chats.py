@@ -20,7 +20,8 @@ from textual.widgets import Input, OptionList
 from mlx_maverick.tui.chats import LIMIT, ChatsScreen, described, when
 from mlx_maverick.tui.store import ChatRow, Store, StoreError
 
-SECONDS = 20
+from .watched import SECONDS, Watched
+
 NOON = time.mktime((2026, 11, 20, 12, 0, 0, 0, 0, -1))
 
 
@@ -45,7 +46,7 @@ class Host(App[None]):
     on_chats_screen_restored = on_chats_screen_renamed = on_chats_screen_deleted
 
 
-class View:
+class View(Watched):
     """The running screen, and short ways to look at it."""
 
     def __init__(self, app: Host, pilot: Pilot[None], store: Store):
@@ -65,20 +66,9 @@ class View:
         note = self.app.list.query_one("#note")
         return str(note.render()) if note.display else ""
 
-    def seen(self) -> str:
-        strips = self.app.screen._compositor.render_strips()
-        return "\n".join("".join(s.text for s in strip).rstrip() for strip in strips)
-
     def flat(self) -> str:
         """What is seen, as one line: long texts wrap."""
         return " ".join(self.seen().replace("│", " ").replace("\xa0", " ").split())
-
-    async def until(self, true: Callable[[], Any]) -> None:
-        end = time.monotonic() + SECONDS
-        while not true():
-            assert time.monotonic() < end, self.seen()
-            await asyncio.sleep(0.01)
-        await self.pilot.pause()
 
     async def type(self, text: str) -> None:
         await self.pilot.press(*("space" if c == " " else c for c in text))

@@ -226,6 +226,24 @@ def test_a_disk_that_is_full_in_the_middle_of_a_reply(desk: Desk, path: Path, ne
     assert list(stored[-1].ids) == last.ids
 
 
+@pytest.mark.parametrize("room", [False, True])
+def test_closing_tries_once_more(desk: Desk, path: Path, room: bool) -> None:
+    desk.ask("one", "1")
+    store = desk.controller.keeper.store
+    assert store is not None
+    with store._database.writing() as db:
+        (pages,) = db.execute("PRAGMA page_count").fetchone()
+    store._database._db.execute(f"PRAGMA max_page_count = {pages}")
+    long = "x" * 100_000
+    desk.ask(long, long)
+    assert desk.controller.keeper.behind
+    if room:
+        store._database._db.execute("PRAGMA max_page_count = 1000000")
+    desk.controller.close()
+    assert desk.controller.keeper.behind is not room
+    assert (kept(path)[-1][1] == long) is room
+
+
 def test_without_a_store_one_can_talk() -> None:
     desk = Desk().ready()
     desk.ask("one", "1")

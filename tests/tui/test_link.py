@@ -8,7 +8,8 @@ import pytest
 from mlx_maverick.client import Failed, Ready, Text, WorkerEvent
 from mlx_maverick.tui.link import Engine, Link
 
-from .conftest import SECONDS, FakeEngine
+from .conftest import FakeEngine
+from .watched import SECONDS
 
 
 class Workers:

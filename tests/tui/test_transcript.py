@@ -1,8 +1,6 @@
 """The transcript: a window of sheets, following what comes, a message selected by keys."""
 
-import asyncio
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -20,8 +18,9 @@ from mlx_maverick.tui.thumbnail import Thumbnail
 from mlx_maverick.tui.transcript import Transcript
 from mlx_maverick.tui.window import WINDOW, Below, More
 
+from .watched import Watched
+
 STYLES = Path(__file__).parents[2] / "tui" / "maverick.tcss"
-SECONDS = 20
 
 
 class Page(App[None]):
@@ -50,16 +49,12 @@ class Page(App[None]):
         self.query_one(Input).focus()
 
 
-class Look:
+class Look(Watched):
     """The app and short ways to look at it."""
 
     def __init__(self, app: Page, pilot: Pilot[None]):
         self.app, self.pilot = app, pilot
         self.transcript = app.query_one(Transcript)
-
-    def seen(self) -> str:
-        strips = self.app.screen._compositor.render_strips()
-        return "\n".join("".join(s.text for s in strip).rstrip() for strip in strips)
 
     @property
     def sheets(self) -> list[Prose]:
@@ -72,13 +67,6 @@ class Look:
     @property
     def selected(self) -> list[Entry]:
         return [b.entry for b in self.transcript.query(Bubble) if b.has_class("-selected")]
-
-    async def until(self, true: Callable[[], Any]) -> None:
-        end = time.monotonic() + SECONDS
-        while not true():
-            assert time.monotonic() < end, self.seen()
-            await asyncio.sleep(0.01)
-        await self.pilot.pause()
 
     async def press(self, *keys: str) -> None:
         await self.pilot.press(*keys)

@@ -1,9 +1,7 @@
 """The settings' screen, with a person's keys."""
 
-import asyncio
 import threading
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,8 @@ from mlx_maverick.tui.settings.screen import SettingsScreen
 from mlx_maverick.tui.settings.settings import Settings
 from mlx_maverick.tui.settings.system_prompt import RECOMMENDED
 
-SECONDS = 20
+from ..watched import SECONDS, Watched
+
 GIVEN = Settings("folder")
 
 
@@ -38,7 +37,7 @@ class Host(App[None]):
         self.push_screen(self.settings, self.given.append)
 
 
-class Person:
+class Person(Watched):
     def __init__(self, app: Host, pilot: Pilot[None]):
         self.app, self.pilot = app, pilot
 
@@ -49,10 +48,6 @@ class Person:
         return row.field.name
 
     @property
-    def seen(self) -> str:
-        strips = self.app.screen._compositor.render_strips()
-        return "\n".join("".join(s.text for s in strip).rstrip() for strip in strips)
-
     def row(self, name: str) -> Row:
         return next(row for row in self.app.settings.query(Row) if row.field.name == name)
 
@@ -65,13 +60,6 @@ class Person:
         while self.focused != name:
             await self.press("tab")
         await self.press("end", "ctrl+u", *(events.Key(c, c).key for c in text))
-
-    async def until(self, true: Callable[[], Any]) -> None:
-        end = time.monotonic() + SECONDS
-        while not true():
-            assert time.monotonic() < end, self.seen
-            await asyncio.sleep(0.01)
-        await self.pilot.pause()
 
     async def gives(self) -> Settings | None:
         await self.until(lambda: self.app.given)

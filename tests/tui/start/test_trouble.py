@@ -5,7 +5,6 @@ import json
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -37,7 +36,7 @@ from mlx_maverick.tui.start.judge import Here
 from mlx_maverick.tui.start.trouble import TroubleScreen
 from mlx_maverick.tui.start.ways import Asked, Kind, Way
 
-from ..conftest import SECONDS
+from ..watched import Watched
 from . import folders
 
 RESIDENT = ExpertOptions(Mode.RESIDENT)
@@ -193,7 +192,7 @@ Find = Callable[[Asked], Awaitable[list[Way]]]
 NO_CHOICE = object()
 
 
-class Trouble:
+class Trouble(Watched):
     """The running screen, and what it was left with."""
 
     def __init__(self, pilot: Pilot[None], screen: TroubleScreen):
@@ -210,17 +209,6 @@ class Trouble:
     def marked(self) -> str | None:
         option = self.screen.query_one(Choices).highlighted_option
         return str(option.prompt) if option else None
-
-    def seen(self) -> str:
-        strips = self.screen._compositor.render_strips()
-        return "\n".join("".join(s.text for s in strip).rstrip() for strip in strips)
-
-    async def until(self, true: Callable[[], Any]) -> None:
-        end = time.monotonic() + SECONDS
-        while not true():
-            assert time.monotonic() < end, self.seen()
-            await asyncio.sleep(0.01)
-        await self.pilot.pause()
 
 
 @asynccontextmanager

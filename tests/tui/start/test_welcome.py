@@ -5,8 +5,7 @@ import os
 import shlex
 import subprocess
 import sys
-import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from mlx_maverick.tui.start import survey
 from mlx_maverick.tui.start.facts import Computer, Fact, Fit, Found, Prospect, Remark
 from mlx_maverick.tui.start.welcome import Field, Look, WelcomeScreen, typed
 
-from ..conftest import SECONDS
+from ..watched import Watched
 from . import folders
 
 MAC = Computer("this Mac with 128 GB", "M4 Max", 128 * 2**30, 115_427_246_080, 128_849_018_880)
@@ -76,7 +75,7 @@ class Source:
             self.closed = True
 
 
-class Welcome:
+class Welcome(Watched):
     """The running screen, and what it was left with."""
 
     def __init__(self, app: App[None], pilot: Pilot[None], screen: WelcomeScreen):
@@ -92,17 +91,6 @@ class Welcome:
     def marked(self) -> str:
         option = self.screen.query_one(Choices).highlighted_option
         return str(option.prompt).split("\n")[0] if option else ""
-
-    def seen(self) -> str:
-        strips = self.screen._compositor.render_strips()
-        return "\n".join("".join(s.text for s in strip).rstrip() for strip in strips)
-
-    async def until(self, true: Callable[[], Any]) -> None:
-        end = time.monotonic() + SECONDS
-        while not true():
-            assert time.monotonic() < end, self.seen()
-            await asyncio.sleep(0.01)
-        await self.pilot.pause()
 
     async def press(self, *keys: str) -> None:
         await self.pilot.press(*keys)
