@@ -1,7 +1,6 @@
 """The chat as a person uses it."""
 
 import asyncio
-import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,16 +8,11 @@ from typing import Any
 import pytest
 from textual import events
 
-from mlx_maverick.errors import DoesNotFit
 from mlx_maverick.events import FinishReason
 from mlx_maverick.tui import clipboard
-from mlx_maverick.tui.app import Start
-from mlx_maverick.tui.conversation import Node
+from mlx_maverick.tui.given import Given
 from mlx_maverick.tui.message import Bubble, Reply
 from mlx_maverick.tui.pictures import look
-from mlx_maverick.tui.start.trouble import TroubleScreen
-from mlx_maverick.tui.start.welcome import WelcomeScreen
-from mlx_maverick.tui.tray import Chip
 from mlx_maverick.tui.window import WINDOW, More
 
 from .conftest import Chat, Open
@@ -184,76 +178,6 @@ async def test_a_paste_has_the_editors_line_ends(open_chat: Open) -> None:
         await chat.until(lambda: chat.composer.text == "a\nb\nc\nd")
 
 
-async def test_death(open_chat: Open) -> None:
-    async with open_chat() as chat:
-        await chat.ready()
-        await chat.ask("Why?")
-        chat.engine.die()
-        await chat.until(lambda: "killed by SIGABRT" in chat.seen())
-        assert "out of memory" in chat.seen()
-        assert chat.composer.text == "Why?"
-        await chat.pilot.press("enter")
-        assert "ctrl+r" in chat.hint
-        assert chat.composer.text == "Why?"
-        await chat.pilot.press("ctrl+r")
-        assert len(chat.engines) == 2
-        chat.engine.loaded()
-        await chat.until(lambda: not chat.screen.draining)
-        await chat.pilot.press("enter")
-        await chat.until(lambda: chat.engine.id == 1)
-        await chat.reply("because")
-        assert "because" in chat.seen()
-        assert chat.app.failure is None
-
-
-async def test_death_after_some_words_keeps_them(open_chat: Open) -> None:
-    async with open_chat() as chat:
-        await chat.ready()
-        await chat.ask("Why?")
-        chat.engine.say("Because")
-        chat.engine.die()
-        await chat.until(lambda: "ctrl+r loads" in chat.seen())
-        assert "Because" in chat.seen()
-        assert "broken off" in chat.seen()
-        assert chat.composer.text == ""
-
-
-async def test_death_while_idle_is_noticed(open_chat: Open) -> None:
-    async with open_chat() as chat:
-        await chat.ready()
-        assert not chat.screen.draining
-        chat.engine.die()
-        await chat.until(lambda: "killed by SIGABRT" in chat.seen())
-        assert not chat.screen.draining
-
-
-async def test_a_model_that_does_not_load(open_chat: Open) -> None:
-    async with open_chat() as chat:
-        await chat.pilot.press("h", "i")
-        chat.engine.refuse_load("needs 9 GB more")
-        await chat.until(lambda: isinstance(chat.app.screen, TroubleScreen))
-        assert "needs 9 GB more" in chat.seen()
-        await chat.until(lambda: "Quit" in chat.seen())
-        await chat.pilot.press("escape")
-        await chat.until(lambda: chat.app.screen is chat.screen)
-        assert chat.composer.text == "hi"
-        await chat.pilot.press("ctrl+q")
-        await chat.until(lambda: chat.app.return_code is not None)
-        assert isinstance(chat.app.failure, DoesNotFit)
-        assert str(chat.app.failure) == "needs 9 GB more"
-
-
-async def test_ways_out_of_a_model_that_does_not_load(open_chat: Open) -> None:
-    async with open_chat(context=8192) as chat:
-        chat.engine.refuse_load("there is no folder", "NotFound", 3)
-        await chat.until(lambda: "looking around failed" in chat.seen())
-        await chat.pilot.press("enter")
-        await chat.until(lambda: len(chat.engines) == 2)
-        assert chat.engine.loads[0][:2] == ("folder", 8192)
-        await chat.ready()
-        assert chat.app.failure is None
-
-
 @pytest.mark.parametrize("key", ["ctrl+q", "ctrl+c"])
 @pytest.mark.parametrize("when", ["loading", "ready", "answering"])
 async def test_quitting_at_any_time(open_chat: Open, key: str, when: str) -> None:
@@ -266,15 +190,6 @@ async def test_quitting_at_any_time(open_chat: Open, key: str, when: str) -> Non
         await chat.until(lambda: chat.app.return_code is not None)
         assert chat.app.return_code == 0
         assert chat.app.failure is None
-
-
-async def test_loading_shows_layers(open_chat: Open) -> None:
-    from mlx_maverick.client import Loading
-
-    async with open_chat() as chat:
-        await chat.until(lambda: "loading" in chat.status)
-        chat.engine.deliver(Loading(3, 48))
-        await chat.until(lambda: "loading 3/48 layers" in chat.status)
 
 
 async def test_no_timer_while_idle(open_chat: Open) -> None:
@@ -293,88 +208,6 @@ async def test_no_timer_while_idle(open_chat: Open) -> None:
         await chat.reply("y")
         assert not chat.screen.draining
         await chat.until(lambda: not timers())
-
-
-async def test_a_picture_by_command(open_chat: Open, picture: Path, tmp_path: Path) -> None:
-    async with open_chat() as chat:
-        await chat.ready()
-        chat.composer.text = f"/image {tmp_path / 'gone.png'}"
-        await chat.pilot.press("enter")
-        await chat.until(lambda: "gone.png does not exist" in " ".join(chat.hint.split()))
-        assert chat.composer.text.startswith("/image")  # to be corrected
-        chat.composer.text = "/image"
-        await chat.pilot.press("enter")
-        await chat.until(lambda: "needs the path" in chat.hint)
-        chat.composer.text = f"/image {picture}"
-        await chat.pilot.press("enter")
-        await chat.until(lambda: len(chat.screen.query(Chip)) == 1)
-        assert chat.composer.text == ""
-        assert "my cat (1).png  40×30" in chat.seen()
-        assert chat.engine.id == 0
-        await chat.ask("What?")
-        assert chat.engine.asked[-1][0][-1]["content"] == [
-            {"type": "image", "image": str(picture)},
-            {"type": "text", "text": "What?"},
-        ]
-        assert not chat.screen.query(Chip)
-        assert "▣ my cat (1).png" in chat.seen()
-
-
-async def test_a_picture_alone(open_chat: Open, picture: Path) -> None:
-    async with open_chat(pictures=(look(picture),)) as chat:
-        await chat.ready()
-        await chat.ask("")
-        content = chat.engine.asked[-1][0][-1]["content"]
-        assert content == [{"type": "image", "image": str(picture)}]
-
-
-async def test_dragging_pictures_in(open_chat: Open, picture: Path, tmp_path: Path) -> None:
-    bad = tmp_path / "bad.png"
-    bad.write_text("no picture")
-    async with open_chat() as chat:
-        await chat.ready()
-        chat.composer.post_message(events.Paste(shlex.quote(str(picture)) + " "))
-        await chat.until(lambda: len(chat.screen.query(Chip)) == 1)
-        assert chat.composer.text == ""
-        chat.composer.post_message(events.Paste(f"{shlex.quote(str(picture))} {bad}"))
-        await chat.until(lambda: "bad.png is not a picture" in " ".join(chat.hint.split()))
-        assert len(chat.screen.query(Chip)) == 2
-        assert "bad.png" in chat.composer.text  # neither attached nor dropped
-        chat.composer.text = ""
-        chat.composer.post_message(events.Paste("/usr/bin/env python"))
-        await chat.until(lambda: chat.composer.text == "/usr/bin/env python")
-
-
-async def test_removing_pictures(open_chat: Open, picture: Path) -> None:
-    other = picture.with_name("dog.png")
-    other.write_bytes(picture.read_bytes())
-    third = picture.with_name("owl.png")
-    third.write_bytes(picture.read_bytes())
-    async with open_chat(pictures=(look(picture), look(other), look(third))) as chat:
-        await chat.ready()
-        await chat.pilot.click(chat.screen.query(Chip).first())
-        await chat.until(lambda: len(chat.screen.query(Chip)) == 2)
-        assert [p.path for p in chat.tray.pictures] == [other, third]
-        await chat.pilot.press("a", "backspace")
-        assert len(chat.tray.pictures) == 2
-        await chat.pilot.press("backspace")
-        await chat.until(lambda: len(chat.screen.query(Chip)) == 1)
-        assert [p.path for p in chat.tray.pictures] == [other]
-
-
-async def test_a_model_without_eyes(open_chat: Open, picture: Path) -> None:
-    async with open_chat(pictures=(look(picture),)) as chat:
-        chat.engine.loaded(vision=False)
-        await chat.until(lambda: "It sees no" in chat.seen())
-        chat.composer.text = "What?"
-        await chat.pilot.press("enter")
-        await chat.until(lambda: "sees no pictures" in chat.hint)
-        assert chat.engine.id == 0
-        assert chat.composer.text == "What?"
-        chat.composer.text = f"/image {picture}"
-        await chat.pilot.press("enter")
-        await chat.until(lambda: "sees no pictures" in chat.hint)
-        assert len(chat.tray.pictures) == 1
 
 
 async def fill(chat: Chat, turns: int) -> None:
@@ -649,37 +482,9 @@ async def test_what_comes_by_itself_leaves_a_reader_alone(open_chat: Open) -> No
         await chat.until(lambda: "▌ three" in chat.seen())
 
 
-async def test_a_chat_can_be_read_without_a_model(open_chat: Open) -> None:
-    """Its own is gone, and no other one is chosen."""
-    async with open_chat(model=None) as chat:
-        chat.screen.controller.conversation.add(Node("user", "an old question"), None)
-        await chat.until(lambda: isinstance(chat.app.screen, WelcomeScreen))
-        await chat.pilot.press("escape")
-        await chat.until(lambda: chat.app.screen is chat.screen)
-        assert chat.app._exit is False
-        assert "ctrl+r loads the model" in chat.seen()
-        await chat.pilot.press("ctrl+r")
-        await chat.until(lambda: isinstance(chat.app.screen, WelcomeScreen))
-
-
-async def test_a_picture_that_was_deleted_after_attaching(open_chat: Open, picture: Path) -> None:
-    async with open_chat(pictures=(look(picture),)) as chat:
-        await chat.ready()
-        picture.unlink()
-        chat.composer.text = "see"
-        await chat.pilot.press("enter")
-        await chat.until(lambda: "is no file any more" in chat.hint)
-        assert f"{picture.name} is no file any more: remove it" in chat.hint
-        assert (chat.composer.text, chat.engine.asked) == ("see", [])
-        chat.composer.text = ""
-        await chat.pilot.press("backspace")
-        await chat.until(lambda: chat.tray.pictures == ())
-        await chat.ask("without")
-
-
 async def test_what_is_told_of_keys_is_true_of_a_persons_own(open_chat: Open) -> None:
     keys = {"send": "ctrl+s", "stop": "f9,escape", "again": "f8", "go_on": "f7"}
-    async with open_chat(start=Start(keymap=keys)) as chat:
+    async with open_chat(given=Given(keymap=keys)) as chat:
         assert "loading · f9 stops · ctrl+q quits" in chat.seen()
         await chat.ready()
         assert "ctrl+s sends · ctrl+j new line" in chat.seen()
