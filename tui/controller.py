@@ -121,8 +121,8 @@ class Controller:
         """Ask for a reply, now or when the present one is there."""
         if self.phase is Phase.ENDED:
             return NO_MODEL
-        if draft.pictures and self.vision is False:
-            return "this model sees no pictures: remove them first"
+        if refusal := self._unseen(draft):
+            return refusal
         if self.busy:
             self._queue(*self.queue, draft)
         else:
@@ -133,8 +133,8 @@ class Controller:
         """Ask a question in other words; the first ones stay as another version."""
         if refusal := self._cannot_ask():
             return refusal
-        if draft.pictures and self.vision is False:
-            return "this model sees no pictures: remove them first"
+        if refusal := self._unseen(draft):
+            return refusal
         self._ask(draft, self.conversation.parent(node))
         self._post(happened.PathChanged())
         return ""
@@ -300,6 +300,12 @@ class Controller:
 
     def _cannot_ask(self) -> str:
         return NO_MODEL if self.phase is Phase.ENDED else self._in_the_way()
+
+    def _unseen(self, draft: Draft) -> str:
+        if draft.pictures and self.vision is False:
+            return "this model sees no pictures: remove them first"
+        gone = [picture.name for picture in draft.pictures if not picture.path.is_file()]
+        return f"{gone[0]} is no file any more: remove it, or attach it again" if gone else ""
 
     def _ask(self, draft: Draft, parent: Node | None) -> None:
         question = self.conversation.add(Node("user", draft.text, draft.pictures), parent)

@@ -76,7 +76,7 @@ class Dialogs:
         settings = self._controller.settings
         if model is not None:
             self._controller.change(replace(settings, model=model))
-        elif settings.model is None:
+        elif settings.model is None and not self._controller.conversation:
             self._app.exit()  # there is nothing to come back to
 
     def trouble(self, error: MaverickError) -> None:

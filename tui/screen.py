@@ -225,6 +225,7 @@ class ChatScreen(Screen[None]):
             return False
         self._editing = None
         self._history.add(text)
+        await self._transcript.last()
         await self._tray.show(())
         return True
 
@@ -288,7 +289,10 @@ class ChatScreen(Screen[None]):
         self.tell(self.controller.go_on())
 
     def action_restart(self) -> None:
-        self.controller.restart()
+        if self.controller.settings.model is None:
+            self._dialogs.models()  # to choose one
+        else:
+            self.controller.restart()
 
     def action_new_chat(self) -> None:
         self.tell(self.controller.new_chat())

@@ -148,15 +148,17 @@ class Window(VerticalScroll, can_focus=False, inherit_bindings=False):
         self._hint()
 
     async def add(self, *entries: Entry) -> None:
-        """Append, before what waits, and go to the end."""
+        """Append, before what waits. It is in view where the end was followed."""
         async with self._busy:
+            following = self.following
             at = len(self.entries)
             while at and isinstance(self.entries[at - 1], Queued):
                 at -= 1
             self.entries[at:at] = entries
             self._papers.update((e, Paper(e)) for e in entries)
-            await self._show(self._count() - WINDOW)
-        self.anchor()
+            await self._show(self._count() - WINDOW if following else self._first)
+        if following:
+            self.anchor()
         self._hint()
 
     async def remove_entries(self, *entries: Entry) -> None:

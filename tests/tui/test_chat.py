@@ -12,9 +12,11 @@ from textual import events
 from mlx_maverick.errors import DoesNotFit
 from mlx_maverick.events import FinishReason
 from mlx_maverick.tui import clipboard
+from mlx_maverick.tui.conversation import Node
 from mlx_maverick.tui.message import Bubble, Reply
 from mlx_maverick.tui.pictures import look
 from mlx_maverick.tui.start.trouble import TroubleScreen
+from mlx_maverick.tui.start.welcome import WelcomeScreen
 from mlx_maverick.tui.tray import Chip
 from mlx_maverick.tui.window import WINDOW, More
 
@@ -617,3 +619,58 @@ async def test_enter_twice_at_once_sends_once(open_chat: Open) -> None:
         await chat.until(lambda: chat.composer.text == "a")
         assert chat.engine.id == 1
         assert chat.screen.controller.queue == ()
+
+
+async def test_what_comes_by_itself_leaves_a_reader_alone(open_chat: Open) -> None:
+    """A message that has waited, and what the chat has to say."""
+    async with open_chat() as chat:
+        await chat.ready()
+        await chat.ask("one")
+        chat.engine.say("\n\n".join(f"line {i}" for i in range(100)))
+        await chat.until(lambda: "line 99" in chat.seen())
+        await chat.type("two")
+        await chat.pilot.press("pageup", "pageup")
+        await chat.until(lambda: "more below" in chat.seen())
+        before = chat.transcript.scroll_y
+        chat.engine.finish()
+        await chat.until(lambda: chat.engine.id == 2)
+        chat.engine.die()
+        await chat.until(lambda: chat.screen.failure and not chat.screen.draining)
+        await chat.pilot.pause()
+        assert chat.transcript.scroll_y == before
+        assert "more below" in chat.seen()
+        await chat.pilot.press("ctrl+r")
+        await chat.until(lambda: len(chat.engines) == 2)
+        chat.engine.loaded()
+        await chat.until(lambda: "enter sends" in chat.seen())
+        assert chat.transcript.scroll_y == before
+        await chat.ask("three")  # what a person sends is seen
+        await chat.until(lambda: "▌ three" in chat.seen())
+
+
+async def test_a_chat_can_be_read_without_a_model(open_chat: Open) -> None:
+    """Its own is gone, and no other one is chosen."""
+    async with open_chat(model=None) as chat:
+        chat.screen.controller.conversation.add(Node("user", "an old question"), None)
+        await chat.until(lambda: isinstance(chat.app.screen, WelcomeScreen))
+        await chat.pilot.press("escape")
+        await chat.until(lambda: chat.app.screen is chat.screen)
+        assert chat.app._exit is False
+        assert "ctrl+r loads the model" in chat.seen()
+        await chat.pilot.press("ctrl+r")
+        await chat.until(lambda: isinstance(chat.app.screen, WelcomeScreen))
+
+
+async def test_a_picture_that_was_deleted_after_attaching(open_chat: Open, picture: Path) -> None:
+    async with open_chat(pictures=(look(picture),)) as chat:
+        await chat.ready()
+        picture.unlink()
+        chat.composer.text = "see"
+        await chat.pilot.press("enter")
+        await chat.until(lambda: "is no file any more" in chat.hint)
+        assert f"{picture.name} is no file any more: remove it" in chat.hint
+        assert (chat.composer.text, chat.engine.asked) == ("see", [])
+        chat.composer.text = ""
+        await chat.pilot.press("backspace")
+        await chat.until(lambda: chat.tray.pictures == ())
+        await chat.ask("without")

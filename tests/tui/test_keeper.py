@@ -145,15 +145,21 @@ def test_pictures_outlive_their_files(desk: Desk, path: Path, tmp_path: Path) ->
 
 
 def test_a_picture_that_is_gone_already(desk: Desk, tmp_path: Path) -> None:
-    """It is the worker that refuses the message, with its reason."""
+    """It is refused before anything is written, where it is sent at once and where it waits."""
     file = tmp_path / "cat.png"
     Image.new("RGB", (40, 30)).save(file)
-    picture = look(file)
+    draft = Draft("what?", (look(file),))
+    desk.controller.send(Draft("one"))
+    assert desk.controller.send(draft) == ""
     file.unlink()
-    desk.controller.send(Draft("what?", (picture,)))
-    desk.engine.refuse("there is no cat.png", "NotFound", 3)
-    (returned,) = desk.drain(chat.MessageReturned)
-    assert returned.draft.pictures == (picture,)
+    assert desk.controller.send(draft).startswith("cat.png is no file any more")
+    desk.engine.say("1")
+    desk.engine.finish()
+    returned, *trouble = desk.drain(chat.MessageReturned, chat.Trouble)
+    assert (returned.draft, trouble) == (draft, [])
+    assert "cat.png is no file any more" in str(returned.error)
+    assert not desk.controller.keeper.unsaved
+    assert desk.controller.conversation.path()[-1].text == "1"
 
 
 def test_a_full_disk(desk: Desk, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

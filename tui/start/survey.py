@@ -53,7 +53,7 @@ async def ways(asked: Asked) -> list[Way]:
 
 
 async def _answers(
-    request: Mapping[str, Any], command: Sequence[str] = COMMAND, seconds: float = SECONDS
+    request: Mapping[str, Any], command: Sequence[str] | None = None, seconds: float = SECONDS
 ) -> AsyncGenerator[bytes, None]:
     """The lines a child answers with."""
     loop = asyncio.get_running_loop()
@@ -62,7 +62,10 @@ async def _answers(
     try:
         with open(log, "wb") as errors:
             child = Popen(
-                [*command, json.dumps(request)], stdin=DEVNULL, stdout=PIPE, stderr=errors
+                [*(command or COMMAND), json.dumps(request)],
+                stdin=DEVNULL,
+                stdout=PIPE,
+                stderr=errors,
             )
     except OSError as e:
         raise MaverickError(f"no process can be started to look around: {e}") from None

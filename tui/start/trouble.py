@@ -83,7 +83,8 @@ class TroubleScreen(ModalScreen[Way | None]):
         try:
             self._ways = await self._find(self.asked)
         except MaverickError as e:
-            self._ways, self._problem = [], str(e)
+            said = str(self.error) in str(e)  # as of a folder that is none of a model
+            self._ways, self._problem = [], "" if said else str(e)
         self._show()
 
     @property

@@ -375,3 +375,14 @@ def test_a_request_that_is_none_is_refused() -> None:
     said = subprocess.run(command, capture_output=True, text=True)
     assert said.returncode == 1
     assert "a request is to find models or ways" in said.stderr
+
+
+async def test_one_reason_is_told_once() -> None:
+    async def find(asked: Asked) -> list[Way]:
+        raise MaverickError("looking around failed: there are no weights; see a log")
+
+    async with opened(BadCheckpoint("there are no weights"), find) as trouble:
+        await trouble.until(lambda: trouble.marked == "Try again")
+        await trouble.until(lambda: "reckoning" not in trouble.seen())
+        assert "looking around failed" not in trouble.seen()
+        assert "there are no weights" in trouble.seen()

@@ -409,20 +409,19 @@ async def test_this_machine_and_its_models(tmp_path: Path, monkeypatch: pytest.M
 
 
 async def test_the_process_ends_with_the_screen(monkeypatch: pytest.MonkeyPatch) -> None:
-    code = 'import time; print(\'{"kind": "Remark", "text": "hi"}\', flush=True); '
+    code = 'import time; print(\'{"kind": "Remark", "text": "greetings"}\', flush=True); '
     code += "time.sleep(1000)"
     monkeypatch.setattr(survey, "COMMAND", (sys.executable, "-c", code))
     started: list[int] = []
-    usual = asyncio.create_subprocess_exec
 
-    async def noted(*args: Any, **options: Any) -> asyncio.subprocess.Process:
-        child = await usual(*args, **options)
-        started.append(child.pid)
-        return child
+    class Noted(subprocess.Popen[bytes]):
+        def __init__(self, *args: Any, **options: Any):
+            super().__init__(*args, **options)
+            started.append(self.pid)
 
-    monkeypatch.setattr(survey.asyncio, "create_subprocess_exec", noted)
+    monkeypatch.setattr(survey, "Popen", Noted)
     async with opened(survey.facts) as welcome:
-        await welcome.until(lambda: "hi" in welcome.seen())
+        await welcome.until(lambda: "greetings" in welcome.seen())
         await welcome.press("escape")
         await welcome.until(lambda: not _runs(started[0]))
 
