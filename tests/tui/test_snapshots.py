@@ -4,6 +4,7 @@ To take them anew after a wanted change: UPDATE_SNAPSHOTS=1 pytest tests/tui/tes
 and read what changed in `git diff`.
 """
 
+import asyncio
 import os
 import time
 from collections.abc import AsyncGenerator
@@ -65,12 +66,18 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 async def same(chat: Chat, name: str, shows: str) -> None:
-    """Compare what is seen, once it `shows` this."""
+    """Compare what is seen, once it `shows` this and stays as it is."""
+    path = SNAPSHOTS / f"{name}.txt"
     await chat.until(lambda: shows in chat.seen())
-    seen, path = f"{chat.seen()}\n", SNAPSHOTS / f"{name}.txt"
+    seen, before = chat.seen(), ""
+    while seen != before:
+        await asyncio.sleep(0.05)  # of drawing, which comes after the text
+        await chat.pilot.pause()
+        seen, before = chat.seen(), seen
     if os.environ.get(UPDATE):
-        path.write_text(seen)
-    assert seen == path.read_text(), f"it looks otherwise; {UPDATE}=1 takes the new looks"
+        path.write_text(f"{seen}\n")
+    wanted = path.read_text().splitlines()
+    assert f"{seen}\n".splitlines() == wanted, f"looks otherwise; {UPDATE}=1 takes the new looks"
 
 
 @pytest.mark.parametrize("columns", [60, 100])
