@@ -8,7 +8,7 @@ import re
 from itertools import takewhile
 from typing import ClassVar
 
-from textual import on
+from textual import events, on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.content import Content
@@ -251,6 +251,11 @@ class ChatScreen(Screen[None]):
             if not await self._add_picture(path):
                 with self.prevent(Composer.Changed):  # which would take the reason away
                     self._composer.insert(f"{printable(str(path))} ")
+
+    def on_paste(self, event: events.Paste) -> None:
+        """With the focus elsewhere: as if it had been pasted into the editor."""
+        self._composer.focus()
+        self._composer.post_message(events.Paste(event.text))
 
     @on(Composer.Pasted)
     def _pasted(self) -> None:

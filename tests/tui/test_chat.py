@@ -497,3 +497,17 @@ async def test_what_is_told_of_keys_is_true_of_a_persons_own(open_chat: Open) ->
         chat.engine.die()
         await chat.until(lambda: "f8 loads the model again." in chat.seen())
         assert "f8 loads the model ·" in chat.seen()
+
+
+async def test_what_is_pasted_while_a_message_is_chosen(open_chat: Open, picture: Path) -> None:
+    async with open_chat() as chat:
+        await chat.ready()
+        await chat.ask("one")
+        await chat.reply("1")
+        for pasted in (shlex.quote(str(picture)), "two"):
+            await chat.pilot.press("shift+tab")
+            await chat.until(lambda: chat.transcript.has_focus)
+            chat.app.post_message(events.Paste(pasted))
+            await chat.until(lambda: chat.composer.has_focus)
+        await chat.until(lambda: chat.composer.text == "two")
+        assert chat.tray.pictures == (look(picture),)
