@@ -254,8 +254,9 @@ class ChatScreen(Screen[None]):
 
     def on_paste(self, event: events.Paste) -> None:
         """With the focus elsewhere: as if it had been pasted into the editor."""
-        self._composer.focus()
-        self._composer.post_message(events.Paste(event.text))
+        if not self._composer.has_focus:
+            self._composer.focus()
+            self._composer.post_message(events.Paste(event.text))
 
     @on(Composer.Pasted)
     def _pasted(self) -> None:

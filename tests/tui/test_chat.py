@@ -1,6 +1,7 @@
 """The chat as a person uses it."""
 
 import asyncio
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
