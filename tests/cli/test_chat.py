@@ -159,7 +159,7 @@ def test_terminated(terminal: Open, maverick_mini: Path, when: str) -> None:
 
 
 def test_a_start_without_a_model(terminal: Open, maverick_mini: Path) -> None:
-    t = terminal("--max-tokens", "5")
+    t = terminal("--max-tokens", "5", "--seed", "1")
     t.shows("Models on this machine")
     t.shows("What it can run")
     t.type(f"{maverick_mini}\r")
@@ -250,7 +250,7 @@ def test_a_full_disk(terminal: Open, database: Path, endless: tuple[str, ...]) -
 
 
 def test_no_colour(terminal: Open, maverick_mini: Path) -> None:
-    t = terminal("--model", str(maverick_mini), "--max-tokens", "5", NO_COLOR="1")
+    t = terminal("--model", str(maverick_mini), "--max-tokens", "5", "--seed", "1", NO_COLOR="1")
     t.shows(READY)
     t.type("Hello\r")
     t.shows("cut off at --max-tokens")
@@ -290,7 +290,7 @@ def _drawn(t: Terminal, columns: int) -> bool:
 
 def test_a_database_in_the_way(terminal: Open, maverick_mini: Path, database: Path) -> None:
     database.write_bytes(b"something else" * 100)
-    t = terminal("--model", str(maverick_mini), "--max-tokens", "5")
+    t = terminal("--model", str(maverick_mini), "--max-tokens", "5", "--seed", "1")
     t.shows("Chats are not kept")
     t.shows(READY)
     t.type("Hello\r")
