@@ -255,8 +255,9 @@ class ChatScreen(Screen[None]):
 
     def on_paste(self, event: events.Paste) -> None:
         """With the focus elsewhere: as if it had been pasted into the editor."""
-        self._composer.focus()
-        self._composer.post_message(events.Paste(event.text))
+        if self.focused is not self._composer:
+            self._composer.focus()
+            self._composer.post_message(events.Paste(event.text))
 
     @on(Composer.Pasted)
     def _pasted(self) -> None:
