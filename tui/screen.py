@@ -254,7 +254,7 @@ class ChatScreen(Screen[None]):
 
     def on_paste(self, event: events.Paste) -> None:
         """With the focus elsewhere: as if it had been pasted into the editor."""
-        if not self._composer.has_focus:
+        if self.focused is not self._composer:
             self._composer.focus()
             self._composer.post_message(events.Paste(event.text))
 
