@@ -5,7 +5,7 @@ from pathlib import Path
 
 import mlx.core as mx
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from mlx_maverick.loading import load
 from mlx_maverick.maverick import Maverick
@@ -15,7 +15,7 @@ from mlx_maverick.prompt import Prompt
 from .golden import REFERENCE, Golden
 
 # How long an example takes says something about the machine, and nothing about the code.
-settings.register_profile("untimed", deadline=None)
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 
 
