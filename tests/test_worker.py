@@ -28,6 +28,7 @@ class FakeModel:
 
     name, context, nbytes, parameters = "fake", 64, 1000, 500
     vision = False
+    memory_limit = 10**9
 
     def __init__(self, words: list[Any]):
         self.words = words
@@ -140,6 +141,7 @@ def test_a_reply(harness: Callable[..., Harness]) -> None:
         "nbytes": 1000,
         "context": 64,
         "vision": False,
+        "limit": 10**9,
     }
     assert h.next("memory") == {
         "event": "memory",
