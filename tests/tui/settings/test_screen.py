@@ -47,7 +47,6 @@ class Person(Watched):
         row = next(w for w in self.app.focused.ancestors if isinstance(w, Row))  # type: ignore[union-attr]
         return row.field.name
 
-    @property
     def row(self, name: str) -> Row:
         return next(row for row in self.app.settings.query(Row) if row.field.name == name)
 
@@ -73,7 +72,7 @@ async def opened(
     app = Host(SettingsScreen(given, config, **options))
     async with app.run_test(size=size) as pilot:
         person = Person(app, pilot)
-        await person.until(lambda: "Nothing is changed." in person.seen)
+        await person.until(lambda: "Nothing is changed." in person.seen())
         yield person
 
 
@@ -104,7 +103,7 @@ async def test_the_field_with_the_focus_is_in_view_with_its_name(
     async with opened(config, size=size) as person:
         for row in person.app.settings.query(Row):
             assert person.focused == row.field.name
-            assert row.field.label in person.seen
+            assert row.field.label in person.seen()
             await person.press("tab")
             await person.pilot.pause()
 
@@ -115,16 +114,16 @@ async def test_all_that_is_wrong_is_said_beside_its_field_and_nothing_is_used(
     async with opened(config) as person:
         await person.write("temperature", "700")
         await person.write("top_p", "0")
-        seen = person.seen.splitlines()
+        seen = person.seen().splitlines()
         at = next(i for i, line in enumerate(seen) if "Temperature" in line)
         assert "✗ temperature 700.0 is not a number" in seen[at + 2]
-        assert "✗ top_p 0 would allow no token" in person.seen
-        assert "Wrong: Temperature, Top p." in person.seen
+        assert "✗ top_p 0 would allow no token" in person.seen()
+        assert "Wrong: Temperature, Top p." in person.seen()
         await person.press("ctrl+s", "ctrl+g")
         assert (person.focused, person.app.given) == ("temperature", [])
         await person.write("temperature", "0")
         await person.write("top_p", ".5")
-        assert "✗" not in person.seen
+        assert "✗" not in person.seen()
         await person.press("ctrl+enter")
         assert await person.gives() == Settings("folder", sampling=Sampling(0, 0.5))
     assert not config.exists()
@@ -133,12 +132,12 @@ async def test_all_that_is_wrong_is_said_beside_its_field_and_nothing_is_used(
 async def test_it_says_what_comes_of_a_change(config: Path) -> None:
     async with opened(config) as person:
         await person.write("seed", "5")
-        assert "From the next reply on." in person.seen.splitlines()[-3]
+        assert "From the next reply on." in person.seen().splitlines()[-3]
         await person.press("ctrl+r")
-        assert "begins by reading the whole chat again" in person.seen
+        assert "begins by reading the whole chat again" in person.seen()
         await person.write("context", "65,536")
         await person.write("kv_bits", "8")
-        assert "The model is loaded again: another context, KV cache." in person.seen
+        assert "The model is loaded again: another context, KV cache." in person.seen()
         await person.press("ctrl+s")
         assert await person.gives() == Settings(
             "folder", RECOMMENDED, 65536, KVOptions(8), sampling=Sampling(seed=5)
@@ -149,14 +148,14 @@ async def test_it_compares_with_what_the_model_was_loaded_with(config: Path) -> 
     """A chat of yesterday, opened while another model is there."""
     async with opened(config, loaded=Settings("other")) as person:
         await person.write("seed", "5")
-        assert "The model is loaded again: another model." in person.seen
+        assert "The model is loaded again: another model." in person.seen()
 
 
 async def test_the_recommended_prompt_can_be_taken_out_again(config: Path) -> None:
     async with opened(config, Settings("folder", "My own.")) as person:
         await person.press("ctrl+r")
         assert person.row("system").text == RECOMMENDED
-        assert "You are an expert conversationalist" in person.seen
+        assert "You are an expert conversationalist" in person.seen()
         await person.press("ctrl+z")
         assert person.row("system").text == "My own."
 
@@ -179,7 +178,7 @@ async def test_a_file_that_is_wrong_is_said_and_nothing_is_lost(config: Path) ->
     async with opened(config, size=(100, 40)) as person:
         await person.write("seed", "7")
         await person.press("ctrl+g")
-        await person.until(lambda: "did you mean temperature?" in person.seen)
+        await person.until(lambda: "did you mean temperature?" in person.seen())
         assert config.read_text() == "temperatur = 1\n"
         await person.press("ctrl+s")
         assert await person.gives() == Settings("folder", sampling=Sampling(seed=7))
@@ -189,7 +188,7 @@ async def test_going_back_asks_where_something_would_be_lost(config: Path) -> No
     async with opened(config) as person:
         await person.write("seed", "7")
         await person.press("escape")
-        assert "esc again goes back without the changes" in person.seen
+        assert "esc again goes back without the changes" in person.seen()
         await person.press("8", "escape")  # not the second one: somebody went on writing
         assert person.app.given == []
         await person.press("escape")
@@ -221,12 +220,12 @@ async def test_another_model_is_looked_at_before_it_is_taken(config: Path) -> No
     async with opened(config, check_model=look) as person:
         await person.write("model", "typo")
         await person.press("ctrl+g")
-        await person.until(lambda: "✗ typo does not exist; [31mgive a folder" in person.seen)
+        await person.until(lambda: "✗ typo does not exist; [31mgive a folder" in person.seen())
         assert (person.focused, person.app.given) == ("model", [])
         await person.press("ctrl+s")  # refused at once
         assert looked == [("typo", False)]
         await person.write("model", "right")
-        assert "✗" not in person.seen
+        assert "✗" not in person.seen()
         await person.press("ctrl+s")
         assert await person.gives() == Settings("right")
         assert looked[1:] == [("right", False)]
@@ -242,10 +241,10 @@ async def test_what_is_written_while_a_model_is_looked_at_is_not_lost(config: Pa
     async with opened(config, check_model=lambda model: go_on.wait(SECONDS)) as person:
         await person.write("model", "right")
         await person.press("ctrl+s")
-        await person.until(lambda: "Looking at the model" in person.seen)
+        await person.until(lambda: "Looking at the model" in person.seen())
         await person.press("e", "r")
         go_on.set()
-        await person.until(lambda: "loaded again" in person.seen.splitlines()[-3])
+        await person.until(lambda: "loaded again" in person.seen().splitlines()[-3])
         await person.pilot.pause()
         assert person.app.given == []
         await person.press("ctrl+s")
@@ -255,9 +254,9 @@ async def test_what_is_written_while_a_model_is_looked_at_is_not_lost(config: Pa
 async def test_text_that_comes_in_is_made_harmless_and_what_was_there_stays(config: Path) -> None:
     given = Settings("[red]m\x1b[2J", "\x1b]0;title\x07[b]Be\r\nbrief.‮")
     async with opened(config, given) as person:
-        assert "[red]m[2J" in person.seen
-        assert "]0;title[b]Be" in person.seen
-        assert "\x1b" not in person.seen + person.row("system").text + person.row("model").text
+        assert "[red]m[2J" in person.seen()
+        assert "]0;title[b]Be" in person.seen()
+        assert "\x1b" not in person.seen() + person.row("system").text + person.row("model").text
         await person.write("seed", "7")
         person.app.post_message(events.Paste("1\x1b[31m2\n3"))
         await person.until(lambda: person.row("seed").text == "71[31m2")
@@ -286,7 +285,7 @@ async def test_without_colours_what_is_wrong_is_marked(
     async with opened(config) as person:
         assert person.app.no_color
         await person.write("seed", "x")
-        assert "✗ seed 'x' is not a whole number" in person.seen
+        assert "✗ seed 'x' is not a whole number" in person.seen()
 
 
 async def test_a_full_disk_is_said(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -296,7 +295,7 @@ async def test_a_full_disk_is_said(config: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("mlx_maverick.tui.settings.preferences.write", full)
     async with opened(config) as person:
         await person.press("ctrl+g")
-        await person.until(lambda: "No space left" in person.seen)
+        await person.until(lambda: "No space left" in person.seen())
         assert person.app.given == []
 
 
