@@ -47,14 +47,10 @@ def when(seconds: float, now: float) -> str:
 
 
 def marked(text: str, hits: Marks, style: str = "") -> Content:
-    made = Content(_harmless(text)).stylize(style)
+    made = Content(printable(text)).stylize(style)
     for start, end in hits:
         made = made.stylize(HIT, start, end)
     return made
-
-
-def _harmless(text: str) -> str:
-    return text if text.isprintable() else printable(text)  # fast, for many rows
 
 
 def described(row: ChatRow, now: float, current: bool) -> Content:
@@ -64,7 +60,7 @@ def described(row: ChatRow, now: float, current: bool) -> Content:
     about = [when(row.updated, now), said, model, "open now" if current else ""]
     lines = [
         marked(row.title, row.title_hits, "bold") if row.title else Content.styled(UNTITLED, "dim"),
-        Content(_harmless(" · ".join(filter(None, about)))).stylize("dim"),
+        Content(printable(" · ".join(filter(None, about)))).stylize("dim"),
     ]
     if row.snippet:
         lines.append(marked(row.snippet, row.hits))

@@ -16,7 +16,7 @@ from textual.widgets import Static
 
 from ..cli.terminal import printable
 from .conversation import Draft, Picture
-from .prose import Prose, harmless, parser
+from .prose import Prose, parser
 from .sheets import Sheet, Sheets, plain
 from .thumbnail import Mode, Thumbnail
 from .tray import label
@@ -94,7 +94,7 @@ class Paper:
     def _define(self) -> bool:
         if self._growing is None or not self._growing.definitions:
             return False
-        parser().parse(harmless("\n\n".join(self._growing.definitions)), self.environment)
+        parser().parse(printable("\n\n".join(self._growing.definitions)), self.environment)
         return True
 
     def code(self, number: int) -> str | None:
@@ -107,7 +107,7 @@ class Paper:
                     return "".join(found)
                 if piece.kind == "plain" or not (found or 0 <= at < piece.fences):
                     continue
-                tokens = [t for t in parser().parse(harmless(piece.source)) if t.type == "fence"]
+                tokens = [t for t in parser().parse(printable(piece.source)) if t.type == "fence"]
                 if found:
                     found += [t.content for t in tokens[:1]]
                     if len(tokens) != 1 or piece.fences:

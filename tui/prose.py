@@ -33,11 +33,6 @@ SPARE = 3  # rows that are added at a time while text comes: each addition moves
 SCHEMES = ("http://", "https://", "mailto:")
 
 
-def harmless(text: str) -> str:
-    """`printable`, at once for text that is."""
-    return text if text.replace("\n", "").isprintable() else printable(text)
-
-
 @cache
 def parser() -> MarkdownIt:
     """GitHub's flavour without raw HTML."""
@@ -53,7 +48,7 @@ def _harmless(state: StateCore) -> None:
 def _clean(tokens: list[Token]) -> None:
     """Take control characters out of decoded text (`&#x202e;`)."""
     for token in tokens:
-        token.content = harmless(token.content)
+        token.content = printable(token.content)
         if token.children:
             _clean(token.children)
 
@@ -168,7 +163,7 @@ class Prose(Widget):
         if known and known.source == piece.source and known.open == piece.open:
             return known
         gap = piece.gap and (inside or not self.first)
-        source = harmless(piece.source)
+        source = printable(piece.source)
         if piece.kind == "plain":
             rows = Rows()
             for line in source.split("\n"):
@@ -264,7 +259,7 @@ class Prose(Widget):
 
     def action_link(self, target: str) -> None:
         """Called on a click on a link."""
-        target = harmless(target)
+        target = printable(target)
         if target.lower().startswith(SCHEMES):
             self.app.open_url(target)
             self.notify(target, title="Opened", markup=False)

@@ -172,7 +172,7 @@ class ChatScreen(Screen[None]):
     @on(happened.Asked)
     async def _asked(self, message: happened.Asked) -> None:
         await self._remark(self.controller.conversation.parent(message.question))
-        await self._add(self._entry(message.question), self._entry(message.reply))
+        await self._transcript.add(self._entry(message.question), self._entry(message.reply))
 
     @on(happened.ReplyGrew)
     async def _grew(self, message: happened.ReplyGrew) -> None:
@@ -188,7 +188,9 @@ class ChatScreen(Screen[None]):
 
     @on(happened.QueueChanged)
     async def _queue_changed(self) -> None:
-        await self._add()
+        await self._transcript.remove_entries(*self._waiting)
+        self._waiting = [Queued(draft) for draft in self.controller.queue]
+        await self._transcript.add(*self._waiting)
 
     @on(happened.MessageReturned)
     async def _returned(self, message: happened.MessageReturned) -> None:
@@ -373,12 +375,6 @@ class ChatScreen(Screen[None]):
         self._say("#hint", text)
 
     # Helpers.
-
-    async def _add(self, *entries: Entry) -> None:
-        """Show more, above the messages that wait."""
-        await self._transcript.remove_entries(*self._waiting)
-        self._waiting = [Queued(draft) for draft in self.controller.queue]
-        await self._transcript.add(*entries, *self._waiting)
 
     def _draft(self) -> Draft:
         return Draft(self._composer.text, self._tray.pictures)

@@ -15,6 +15,8 @@ def printable(text: str) -> str:
     """`text` without control characters, which could move the cursor, retitle the window or
     type on the user's behalf. Newlines and tabs stay; so does right-to-left text, but not
     the overrides that reorder what surrounds it."""
+    if text.replace("\n", "").isprintable():  # as nearly all is, of long texts too
+        return text
     return "".join(c for c in text if c in "\n\t" or not _unsafe(c))
 
 

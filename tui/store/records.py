@@ -73,8 +73,7 @@ class ChatRow:
 
 def one_line(text: str) -> str:
     """`text` harmless and without line ends; runs of space are one."""
-    text = " ".join(text.split())
-    return text if text.isprintable() else printable(text)
+    return printable(" ".join(text.split()))
 
 
 def title_of(text: str) -> str:
