@@ -1,5 +1,5 @@
 # make demo: install, convert the checkpoint that comes with the tests, ask it about a picture
-# make test: install, run the tests        make lint: ruff and mypy
+# make test: install, run the tests in two processes        make lint: ruff and mypy
 
 # The first Python that is new enough (macOS's own is 3.9).
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3.14 python3; do \
@@ -17,7 +17,7 @@ demo: .venv/app
 		--prompt "What is in the picture?" --max-tokens 30 --seed 1 --verbose
 
 test: .venv/dev
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest -n 2 --dist loadfile
 
 lint: .venv/dev
 	.venv/bin/ruff check .

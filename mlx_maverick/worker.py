@@ -3,7 +3,7 @@
 Knows nothing of terminals and widgets; `client` is the other end. The main thread takes one
 request after the other, while the engine's thread computes. A second thread reads requests, so
 that a cancel counts at once; a third writes events, so that a slow reader never holds up a
-token.
+token; a fourth waits for signals.
 
 `protocol` says what the lines are.
 """
@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from queue import SimpleQueue
-from types import FrameType
 from typing import Any, Protocol
 
 from . import __version__
@@ -31,6 +30,7 @@ from .streaming.stats import ExpertStats
 log = logging.getLogger(__name__)
 
 MEMORY_SECONDS = 0.5  # between two memory events while generating
+ENDING = (signal.SIGTERM, signal.SIGHUP)
 
 
 class Model(Protocol):
@@ -97,7 +97,6 @@ class Worker:
         self._load_model = load
         self._memory = memory
         self._out = Outbox(events)
-        # SimpleQueue: `put` is reentrant, so a signal handler may use it.
         self._queue: SimpleQueue[Request] = SimpleQueue()
         self._cancelled: set[int] = set()
         self._stopping = False
@@ -123,7 +122,7 @@ class Worker:
         return 0
 
     def terminate(self) -> None:
-        """Stop at the next token, prefill step or layer. From any thread or signal handler."""
+        """Stop at the next token, prefill step or layer. From any thread."""
         self._stopping = True
         self._queue.put(Quit())
 
@@ -274,15 +273,19 @@ def main(load: Loader = _load) -> int:
     os.close(null)
     os.dup2(2, 1)  # what native code prints lands in the log
     logging.basicConfig(level=logging.INFO, stream=sys.stderr)
-    worker = Worker(requests, events, load, _mlx_memory)
-
-    def terminate(signum: int, frame: FrameType | None) -> None:
-        worker.terminate()
-
     # The terminal sends SIGINT to the whole group, and the parent decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, terminate)
-    signal.signal(signal.SIGHUP, terminate)
+    # Not handlers: Python runs those in the main thread only, and a signal that arrives just
+    # before that thread goes to sleep in `get` would wait until something else wakes it. Before
+    # there are other threads, which take this over.
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    worker = Worker(requests, events, load, _mlx_memory)
+
+    def terminate() -> None:
+        signal.sigwait(ENDING)
+        worker.terminate()
+
+    threading.Thread(target=terminate, name="signals", daemon=True).start()
     return worker.run()
 
 
