@@ -109,6 +109,7 @@ class Controller:
     def close(self) -> bool:
         """End the worker; whether it has ended. What was said is kept, and what there is of a
         reply."""
+        self.drain()
         if self._answer is not None and not self._answer.something:
             self._answer.kind = Kind.AGAIN  # the question stays
         self._break_off(None)

@@ -281,3 +281,13 @@ def test_nothing_can_be_asked_without_a_model() -> None:
     assert refusals == {"there is no model: ctrl+r loads it"}
     assert desk.controller.conversation.path() == [question, reply]
     assert desk.controller.phase is Phase.ENDED
+
+
+def test_what_came_before_the_end_is_kept() -> None:
+    """Also if nobody has looked yet."""
+    desk = Desk().ready()
+    desk.controller.send(Draft("x"))
+    desk.engine.say("some")
+    desk.controller.close()
+    question, reply = desk.controller.conversation.path()
+    assert (question.text, reply.text, reply.note) == ("x", "some", "broken off")
