@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
 
+from .errors import MaverickError
+
 APP = "mlx-maverick"
 HOME_VARIABLE = "MLX_MAVERICK_HOME"
 
@@ -53,5 +55,12 @@ def log_file(name: str) -> Path:
 
 
 def _made(folder: Path) -> Path:
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    """Raises MaverickError where it cannot be."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as e:
+        raise MaverickError(
+            f"the folder {folder} cannot be made ({e.strerror}); see what is there, or name "
+            f"another place in {HOME_VARIABLE}"
+        ) from None
     return folder

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from mlx_maverick import paths
+from mlx_maverick.errors import MaverickError
 from mlx_maverick.paths import Kind, locate
 
 
@@ -51,3 +52,10 @@ def test_folders_are_made_and_private(tmp_path: Path, monkeypatch: pytest.Monkey
     for folder in (paths.data_dir(), paths.cache_dir(), tmp_path / "home/logs"):
         assert folder.is_dir()
         assert folder.stat().st_mode & 0o077 == 0
+
+
+def test_a_place_that_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "data").touch()
+    monkeypatch.setenv("MLX_MAVERICK_HOME", str(tmp_path))
+    with pytest.raises(MaverickError, match=r"data cannot be made \(File exists\); see"):
+        paths.data_dir()

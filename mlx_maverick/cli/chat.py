@@ -117,11 +117,11 @@ def _keymap(config: Path, keys: Mapping[str, str]) -> dict[str, str]:
 
 def _store() -> "tuple[Store | None, list[str]]":
     """Where chats are kept; or None, and why they are not."""
-    from ..tui.store import Store, StoreError
+    from ..tui.store import Store
 
     try:
         return Store.open(), []
-    except (StoreError, OSError) as e:
+    except (MaverickError, OSError) as e:
         return None, [f"Chats are not kept: {e}"]
 
 
