@@ -451,7 +451,8 @@ class Controller:
 
     def _show(self, conversation: Conversation) -> None:
         self.conversation = conversation
-        self._set(prompt=0, prefilled=0, context_used=0, kv=0, **_NO_SPEED)
+        used = _used(conversation)
+        self._set(prompt=0, prefilled=0, context_used=used, kv=0, **_NO_SPEED)
         self._post(happened.PathChanged())
 
     def _flush(self) -> None:
@@ -491,6 +492,14 @@ def _speeds(answer: Answer, now: float) -> dict[str, Any]:
     if answer.writing is not None:
         said |= {"tps": answer.writing.recent(now), "tps_average": answer.writing.average}
     return said
+
+
+def _used(conversation: Conversation) -> int:
+    """Tokens of the context that a chat took after its last reply; 0 before there is one."""
+    for node in reversed(conversation.path()):
+        if node.stats is not None:
+            return int(node.stats["prompt_tokens"] + node.stats["new_tokens"])
+    return 0
 
 
 _NO_SPEED: dict[str, Any] = {"tps": 0.0, "tps_average": 0.0, "prefill_tps": 0.0, "eta": 0.0}

@@ -63,6 +63,7 @@ def test_it_goes_on_in_another_app(desk: Desk, path: Path) -> None:
     assert other.controller.open_chat(1) == ""
     assert [n.text for n in other.controller.conversation.path()] == ["one", "1", "two", "zwei"]
     assert other.controller.settings.system == "Be brief."
+    assert other.controller.live.context_used == 15  # as after its last reply
     last = other.controller.conversation.leaf
     assert last is not None
     other.controller.turn(last, -1)
