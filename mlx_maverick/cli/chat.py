@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     from ..tui.keeper import Keeper
     from ..tui.pictures import look
     from ..tui.settings.file import config_file
-    from ..tui.settings.preferences import Preferences, check_theme, remember_theme
+    from ..tui.settings.preferences import Preferences, check_theme, from_anywhere, remember_theme
     from ..tui.settings.settings import NAMES, Settings, stored_place
     from ..tui.usable import check
 
@@ -62,8 +62,8 @@ def run(args: argparse.Namespace) -> int:
     kept = stored_place(store.load(chat).settings) if store and chat else {}
     models = _models(store)
     said = options.given(args, NAMES)
-    if "model" in said and (folder := Path(said["model"]).expanduser()).is_dir():
-        said["model"] = str(folder.absolute())  # a chat may be gone on with from elsewhere
+    if "model" in said:
+        said["model"] = from_anywhere(said["model"])  # as a chat may be gone on with
     last = {"model": models[0]} if models else {}
     settings = Settings.merged(said, kept, preferences.place(), last)
     if settings.model is not None:

@@ -1,6 +1,7 @@
 """What is said is kept as it is said: with the real store, and without an app."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,17 @@ def kept(path: Path, number: int | None = None) -> list[tuple[str, str, str]]:
         latest = number or store.latest()
         assert latest is not None
         return [(m.role, m.text, m.note) for m in store.load(latest).path()]
+
+
+def full(desk: Desk) -> Callable[[], object]:
+    """The disk has no room for anything more, until what this returns is called."""
+    store = desk.controller.keeper.store
+    assert store is not None
+    with store._database.writing() as db:
+        (pages,) = db.execute("PRAGMA page_count").fetchone()
+    limit = store._database._db.execute
+    limit(f"PRAGMA max_page_count = {pages}")
+    return partial(limit, "PRAGMA max_page_count = 1000000")
 
 
 def test_question_and_reply(desk: Desk, path: Path) -> None:
@@ -166,11 +178,7 @@ def test_a_picture_that_is_gone_already(desk: Desk, tmp_path: Path) -> None:
 def test_a_full_disk(desk: Desk, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The chat goes on, says so once, and catches up when there is room again."""
     desk.ask("one", "1")
-    store = desk.controller.keeper.store
-    assert store is not None
-    with store._database.writing() as db:
-        (pages,) = db.execute("PRAGMA page_count").fetchone()
-    store._database._db.execute(f"PRAGMA max_page_count = {pages}")
+    make_room = full(desk)
     long = "x" * 100_000
     told = []
     for number in range(3):
@@ -181,7 +189,7 @@ def test_a_full_disk(desk: Desk, path: Path, monkeypatch: pytest.MonkeyPatch) ->
         told += [m for m in desk.posted if isinstance(m, chat.Trouble) and m not in told]
     assert desk.controller.live.unsaved
     assert len(desk.controller.conversation.path()) == 8
-    store._database._db.execute("PRAGMA max_page_count = 1000000")
+    make_room()
     desk.ask("two", "2")
     assert not desk.controller.live.unsaved
     texts = [text for _, text, _ in kept(path)]
@@ -193,13 +201,9 @@ def test_a_full_disk(desk: Desk, path: Path, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize("next_", ["asks", "goes on"])
 def test_a_disk_that_is_full_in_the_middle_of_a_reply(desk: Desk, path: Path, next_: str) -> None:
     """It is said at once, nothing that was written is lost, and the rest follows."""
-    store = desk.controller.keeper.store
-    assert store is not None
     desk.controller.send(Draft("one"))
     desk.engine.say("begun ", 3)
-    with store._database.writing() as db:
-        (pages,) = db.execute("PRAGMA page_count").fetchone()
-    store._database._db.execute(f"PRAGMA max_page_count = {pages}")
+    make_room = full(desk)
     long = [str(number) * 5000 for number in range(9)]
     for text in long:
         desk.engine.say(text)
@@ -210,7 +214,7 @@ def test_a_disk_that_is_full_in_the_middle_of_a_reply(desk: Desk, path: Path, ne
     assert "not saved" in told.text
     assert desk.controller.live.unsaved
     assert [text[:6] for _, text, _ in kept(path)] == ["one", "begun "]
-    store._database._db.execute("PRAGMA max_page_count = 1000000")
+    make_room()
     if next_ == "asks":
         desk.ask("two", "2")
     else:
@@ -230,16 +234,12 @@ def test_a_disk_that_is_full_in_the_middle_of_a_reply(desk: Desk, path: Path, ne
 @pytest.mark.parametrize("room", [False, True])
 def test_closing_tries_once_more(desk: Desk, path: Path, room: bool) -> None:
     desk.ask("one", "1")
-    store = desk.controller.keeper.store
-    assert store is not None
-    with store._database.writing() as db:
-        (pages,) = db.execute("PRAGMA page_count").fetchone()
-    store._database._db.execute(f"PRAGMA max_page_count = {pages}")
+    make_room = full(desk)
     long = "x" * 100_000
     desk.ask(long, long)
     assert desk.controller.keeper.behind
     if room:
-        store._database._db.execute("PRAGMA max_page_count = 1000000")
+        make_room()
     desk.controller.close()
     assert desk.controller.keeper.behind is not room
     assert (kept(path)[-1][1] == long) is room

@@ -70,7 +70,7 @@ class Preferences:
         """What to `save` so that `settings` are those of new chats, as far as a file says
         them."""
         now, wanted = Settings.merged(self.place()).as_dict(), settings.as_dict()
-        wanted["model"] = _from_anywhere(settings.model)
+        wanted["model"] = from_anywhere(settings.model)
         return {name: wanted[name] for name in SETTINGS if now[name] != wanted[name]}
 
 
@@ -111,7 +111,7 @@ def choose(wrong: str, known: Collection[str]) -> str:
     return f"{guess}There are {', '.join(known)}"
 
 
-def _from_anywhere(model: str | None) -> str | None:
+def from_anywhere(model: str | None) -> str | None:
     """A model's folder that is given from where the chat was started, as seen from anywhere."""
     if model is None or model.startswith("~"):
         return model
