@@ -1,20 +1,22 @@
-# make demo: install, convert the checkpoint that comes with the tests, ask it about a picture
+# make demo: install, convert the model that comes along, ask it about a picture
 # make test: install, run the tests in two processes        make lint: ruff and mypy
 
 # The first Python that is new enough (macOS's own is 3.9).
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3.14 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
-MINI = tests/reference/maverick-mini
-OUT = demo/maverick-mini-e4r4
-PICTURE = $(MINI)/golden/images/05_640x480_RGB.png
+OUT = demo-e4r4
+WEIGHTS = mlx_maverick/models/demo/model.safetensors
 
 .PHONY: demo test lint clean
 
-demo: .venv/app
-	mkdir -p demo && test -d $(OUT) || .venv/bin/mlx-maverick convert $(MINI) --recipe e4r4 --out $(OUT)
+demo: $(OUT)/maverick.json
 	.venv/bin/mlx-maverick show $(OUT)
-	.venv/bin/mlx-maverick generate --model $(OUT) --image $(PICTURE) \
-		--prompt "What is in the picture?" --max-tokens 30 --seed 1 --verbose
+	.venv/bin/mlx-maverick generate --model $(OUT) --image demo \
+		--prompt "What is in the picture?" --temp 0 --verbose
+
+$(OUT)/maverick.json: $(WEIGHTS) | .venv/app
+	rm -rf $(OUT)
+	.venv/bin/mlx-maverick convert demo --recipe e4r4 --out $(OUT)
 
 test: .venv/dev
 	.venv/bin/python -m pytest -n 2 --dist loadfile
@@ -37,4 +39,4 @@ lint: .venv/dev
 	touch $@ .venv/app
 
 clean:
-	rm -rf .venv demo build dist *.egg-info
+	rm -rf .venv $(OUT) build dist *.egg-info

@@ -11,6 +11,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from mlx_maverick import hub
 from mlx_maverick.config import read_json
 from mlx_maverick.errors import BadCheckpoint, MaverickError, UsageError
 
@@ -91,7 +92,7 @@ def stream(
     begun = None if restart else journal.read(folder)
     with origin.opened(source, revision, begun) as files:
         plan = make_plan(files, wanted)
-        check_target(Path(source) if Path(source).is_dir() else None, out)
+        check_target(hub.local(source), out)
         about = identity(plan, origin.describe(files), fast)
         clock, start = Clock(), perf_counter()
         with output(out, plan.layout, restart) as result, _small_cache():

@@ -1,4 +1,5 @@
-"""Where a model is: a folder, or a repository that the Hub's cache already holds.
+"""Where a model is: a folder, a repository that the Hub's cache already holds, or `demo`, which
+comes with the package.
 
 Downloads nothing: hundreds of gigabytes are fetched when asked for, not by the way.
 """
@@ -10,10 +11,12 @@ from pathlib import Path
 from .errors import NotFound, UsageError
 
 _REPO = re.compile(r"[\w.-]+/[\w.-]+")
+DEMO = "demo"
+DEMO_FOLDER = Path(__file__).parent / "models" / DEMO
 
 
 def resolve(model: str | Path) -> Path:
-    """The folder of a model given as a path, or as `owner/name` in the Hub's cache.
+    """The folder of a model given as a path, as `owner/name` in the Hub's cache, or as `demo`.
 
     Raises NotFound, with the command that downloads a repository, and UsageError for what is
     neither.
@@ -28,12 +31,20 @@ def resolve(model: str | Path) -> Path:
     )
 
 
+def is_demo(model: str | Path) -> bool:
+    """Whether this is the name of the model that comes with the package: not where a folder of
+    that name holds a model, and never as a path."""
+    return model == DEMO and not Path(DEMO, "config.json").is_file()
+
+
 def local(model: str | Path) -> Path | None:
-    """The folder of a model given as a path; None for what may be a repository.
+    """The folder of a model given as a path, or as `demo`; None for what may be a repository.
 
     Raises NotFound for what can be neither.
     """
     try:
+        if is_demo(model):
+            return DEMO_FOLDER
         path = Path(model).expanduser()
         if path.is_dir():
             return path

@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .errors import BadImage, MaverickError, NotFound, UsageError
+from .hub import DEMO, DEMO_FOLDER
 
 # Above this a picture is refused before it is decoded: 100 megapixels take up to 0.8 GB while
 # they are made RGB, and sixteen tiles of 336 pixels show 1.8 of them.
@@ -33,11 +34,14 @@ FORMATS = (
     "JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "ICO", "PPM", "HEIF",
 )  # fmt: skip
 
+DEMO_PICTURE = DEMO_FOLDER.parent / "shapes.png"
+
 Source = str | Path | bytes | Image.Image
 
 
 def open_image(source: Source) -> Image.Image:
     """The picture as a person sees it: upright, on white where it is transparent, RGB.
+    `demo` is the one that comes with the package, unless there is a file of that name.
 
     Raises NotFound for a missing file and BadImage for anything that is no usable picture.
     """
@@ -71,10 +75,16 @@ def image_size(path: str | Path) -> tuple[int, int]:
         return image.size
 
 
+def located(path: str | Path) -> Path:
+    """The file that a path means. Raises RuntimeError for the home of a user there is not."""
+    file = Path(path).expanduser()
+    return DEMO_PICTURE if path == DEMO and not file.is_file() else file
+
+
 @contextmanager
 def _file(path: str | Path) -> Iterator[IO[bytes]]:
     try:
-        file = Path(path).expanduser().open("rb")
+        file = located(path).open("rb")
     except (FileNotFoundError, RuntimeError, ValueError):  # no such user; a NUL in the name
         raise NotFound(f"{path} does not exist; check the picture's path") from None
     except OSError as e:

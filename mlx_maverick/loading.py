@@ -50,7 +50,8 @@ def load(
     file_cache: bool = False,
     route_log: str | Path | None = None,
 ) -> Maverick:
-    """Load a model folder, or a repository in the Hub's cache.
+    """Load a model folder, a repository in the Hub's cache, or "demo", which comes with the
+    package.
 
     `context` is the most tokens a conversation may have (None: 32,768, or what the model
     has); memory is checked for one such conversation, and again, for what others hold by then,

@@ -59,6 +59,12 @@ def maverick(maverick_mini: Path) -> Maverick:
 
 
 @pytest.fixture(scope="session")
+def demo() -> Maverick:
+    """The trained model that comes with the package."""
+    return load("demo", context=4096)
+
+
+@pytest.fixture(scope="session")
 def endless(maverick_mini: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Maverick-mini that never ends its turn when decoding greedily: the rows of the stop
     tokens in lm_head are zero."""

@@ -74,6 +74,8 @@ def test_the_wheel(tmp_path: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     dist_info = next(n.split("/")[0] for n in names if n.endswith("METADATA"))
     assert {n.split("/")[0] for n in names} == {"mlx_maverick", dist_info}
+    shipped = [p for p in (ROOT / "mlx_maverick" / "models").rglob("*") if p.is_file()]
+    assert {f"{p.relative_to(ROOT)}" for p in shipped} <= set(names)
     for folder in ("convert", "tui"):
         wanted = {
             f"mlx_maverick/{p.relative_to(ROOT)}"
@@ -94,3 +96,10 @@ def test_the_wheel(tmp_path: Path) -> None:
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert out.stdout.startswith("mlx-maverick ")
+    answer = subprocess.run(
+        [sys.executable, "-m", "mlx_maverick", "generate", "--model", "demo", "-i", "demo",
+         "-p", "What is in the picture?", "--temp", "0"],
+        env={**os.environ, "PYTHONPATH": str(installed)}, cwd=tmp_path,
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert answer.stdout == "A red circle, a yellow star and a blue square.\n"

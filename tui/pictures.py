@@ -15,6 +15,7 @@ from rich.cells import cell_len, set_cell_size
 
 from ..cli.terminal import printable
 from ..errors import BadImage
+from ..hub import DEMO
 from ..units import gb
 from .conversation import Picture
 
@@ -98,9 +99,9 @@ def look(path: str | Path) -> Picture:
 
     Raises NotFound, or BadImage with the reason.
     """
-    from ..image_source import image_size
+    from ..image_source import image_size, located
 
-    file = Path(path).expanduser().absolute()
+    file = located(path).absolute()
     try:
         mode = file.stat().st_mode
     except (OSError, ValueError):  # which `image_size` puts into words
@@ -126,8 +127,12 @@ def pasted(text: str) -> list[Path]:
 
 
 def typed(text: str) -> Path:
-    """The path a person typed, quoted or not."""
+    """The path a person typed, quoted or not, or `demo`."""
     text = text.strip()
+    if text == DEMO:
+        from ..image_source import located
+
+        return located(text)
     if len(text) > 1 and text[0] == text[-1] and text[0] in QUOTES:
         text = text[1:-1]
     for word in (text, *_shell_words(text)[:1]):

@@ -21,7 +21,10 @@ AUTO = "auto"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     known = ", ".join(recipe.name for recipe in OFFERED)
     parser.add_argument(
-        "source", nargs="?", help="a folder, or a repository of the Hub (read without download)"
+        "source",
+        nargs="?",
+        help="a folder, a repository of the Hub (read without download), or demo, which comes "
+        "with mlx-maverick",
     )
     parser.add_argument(
         "--recipe",

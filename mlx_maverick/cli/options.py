@@ -42,7 +42,10 @@ def wholes(least: int) -> Callable[[str], list[int]]:
 def add_model(parser: argparse.ArgumentParser, context: str = f"{DEFAULT_CONTEXT}") -> None:
     """`context` says in words what the default is."""
     parser.add_argument(
-        "--model", metavar="DIR", help="a model folder, or a repository in the Hub's cache"
+        "--model",
+        metavar="DIR",
+        help="a model folder, a repository in the Hub's cache, or demo, the one that comes with "
+        "mlx-maverick",
     )
     parser.add_argument(
         "--context",
@@ -119,7 +122,9 @@ def experts(args: argparse.Namespace) -> ExpertOptions:
 def required_model(args: argparse.Namespace) -> str:
     """Raises UsageError without one."""
     if not args.model:
-        raise UsageError("no model; give --model DIR (make one with 'mlx-maverick convert')")
+        raise UsageError(
+            "no model; give --model DIR (make one with 'mlx-maverick convert'), or --model demo"
+        )
     return str(args.model)
 
 
@@ -130,7 +135,8 @@ def add_message(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FILE",
-        help="a picture, shown before the text; may be repeated",
+        help="a picture, shown before the text; may be repeated (demo: one that comes with "
+        "mlx-maverick)",
     )
     parser.add_argument("--system", metavar="TEXT", help="the system prompt")
 

@@ -39,7 +39,10 @@ SSD_ALONE = "<: what the SSD alone would allow, as the memory's bandwidth is unk
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     known = ", ".join(MODELS)
     parser.add_argument(
-        "name", nargs="?", metavar="MODEL", help=f"{known}, or a model folder (default: maverick)"
+        "name",
+        nargs="?",
+        metavar="MODEL",
+        help=f"{known}, demo, or a model folder (default: maverick)",
     )
     parser.add_argument("--model", metavar="MODEL", help="the same, as an option")
     parser.add_argument(

@@ -32,8 +32,8 @@ OTHER = "other"  # tensors a Llama 4 does not have
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", nargs="?", metavar="MODEL", type=Path, help="model folder")
-    parser.add_argument("--model", type=Path, help="the same, as an option")
+    parser.add_argument("folder", nargs="?", metavar="MODEL", help="model folder, or demo")
+    parser.add_argument("--model", help="the same, as an option")
     parser.add_argument(
         "--context",
         type=int,

@@ -4,7 +4,6 @@ Knows nothing of how it is found out.
 """
 
 import argparse
-from pathlib import Path
 
 from .. import hub
 from ..convert.progress import Progress
@@ -17,7 +16,7 @@ SAMPLES = 64
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", metavar="MODEL", type=Path, help="folder that convert wrote")
+    parser.add_argument("folder", metavar="MODEL", help="folder that convert wrote")
     parser.add_argument(
         "--source",
         metavar="SOURCE",

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from mlx_maverick.image_source import DEMO_PICTURE
 from mlx_maverick.prompt import Prompt
 from mlx_maverick.sampling import Sampling
 from mlx_maverick.tui.conversation import HALF
@@ -128,23 +129,40 @@ def test_refused_before_the_screen_opens(
     assert ALTERNATE not in t.output
 
 
-def test_a_conversation(terminal: Open, maverick_mini: Path) -> None:
-    picture = maverick_mini.parent / "tiles-336/00_300x200.png"
-    t = terminal("--model", str(maverick_mini), "--max-tokens", "12", "--seed", "1")
-    t.shows(READY)
-    t.type("Hello\r")
-    t.shows("cut off at --max-tokens")
+def test_a_conversation(terminal: Open) -> None:
+    """With the model that comes with the package, which sees, and remembers."""
+    t = terminal("--model", "demo", "--temp", "0")
+    t.shows("3.2 M parameters")
+    t.type("My name is Anna.\r")
+    t.shows("Nice to meet you, Anna.")
     t.shows("tok/s")
-    t.paste(str(picture))
-    t.shows("300×200")
-    t.type("What is this?\r")
-    t.shows("▣ 00_300x200.png")
-    t.shows("What is this?")
-    t.until(lambda: t.seen().count("cut off at --max-tokens") == 2 or not t.says("esc stops"))
+    t.paste(str(DEMO_PICTURE))
+    t.shows("168×112")
+    t.type("What is in the picture?\r")
+    t.shows("▣ shapes.png")
+    t.shows("A red circle, a yellow star and a blue square.")
+    t.type("What is my name?\r")
+    t.shows("Your name is Anna.")
     (worker,) = t.children()
     quit(t)
     assert over(worker)
     assert any(hues(t.output))
+
+
+def test_the_models_own_picture_by_name(terminal: Open, database: Path) -> None:
+    t = terminal("--model", "demo", "--temp", "0", "--image", "demo")
+    t.shows("168×112")
+    t.type("Where is the star?\r")
+    t.shows("At the top right.")
+    t.type("/image demo\r")
+    t.shows("7 tiles")
+    quit(t)
+    (question, _) = messages(database)
+    assert [picture.name for picture in question.pictures] == ["shapes.png"]
+    again = terminal("--continue")
+    again.shows("3.2 M parameters")
+    again.shows("At the top right.")
+    quit(again)
 
 
 @pytest.mark.parametrize("when", ["loading", "loaded"])

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
+from ... import hub
 from ...errors import MaverickError, UsageError
 from .edit import Scalar, changed
 from .file import parse, read, write
@@ -113,7 +114,7 @@ def choose(wrong: str, known: Collection[str]) -> str:
 
 def from_anywhere(model: str | None) -> str | None:
     """A model's folder that is given from where the chat was started, as seen from anywhere."""
-    if model is None or model.startswith("~"):
+    if model is None or model.startswith("~") or hub.is_demo(model):
         return model
     try:
         return str(Path(model).absolute()) if Path(model).is_dir() else model

@@ -38,7 +38,8 @@ def models(
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Found | Remark]:
     """The Llama 4 models on this machine, each once: those `asked` for (recent ones, and what
-    settings name), those in `folder` (None: the current one), LM Studio's, the Hub's cache.
+    settings name), those in `folder` (None: the current one), LM Studio's, the Hub's cache,
+    and the one that comes with the package.
 
     A Llama 4 that cannot be used, and one asked for that is gone, is a Remark; all else that is
     no such model is left out.
@@ -53,6 +54,7 @@ def models(
         for publisher in publishers:
             yield from search.through([_local(publisher), *map(_local, search.inside(publisher))])
     yield from search.through(search.repositories())
+    yield from search.shipped()
     if search.over:
         yield Remark(search.over)
 
@@ -78,6 +80,12 @@ class _Search:
                 yield Remark(f"{name} is not in the Hub's cache any more")
             else:
                 yield from self.through([_local(path) if local else (name, name, path)])
+
+    def shipped(self) -> Iterator[Found]:
+        """The one that comes with the package, if it was not asked for; however long the
+        search was."""
+        if os.path.realpath(hub.DEMO_FOLDER) not in self._seen and _is_llama4(hub.DEMO_FOLDER):
+            yield describe(*_local(hub.DEMO_FOLDER))
 
     def through(self, candidates: Iterable[Candidate]) -> Iterator[Found | Remark]:
         """Those of the candidates that are models, and not known yet."""
@@ -143,6 +151,8 @@ def _current() -> Path | None:
 
 
 def _local(folder: Path) -> Candidate:
+    if folder == hub.DEMO_FOLDER and hub.is_demo(hub.DEMO):
+        return hub.DEMO, hub.DEMO, folder
     folder = folder.absolute()
     return str(folder), folder.name or str(folder), folder
 
@@ -175,11 +185,15 @@ def describe(model: str, name: str, folder: Path) -> Found:
     its headers tell."""
     config, checkpoint = ModelConfig.from_folder(folder), Checkpoint.open(folder)
     classes = {tensor_class(canonical(tensor)) for tensor in checkpoint.tensors}
-    hub_name = model == name and not Path(model).is_absolute()
+    where = _tilde(folder.parent)
+    if folder == hub.DEMO_FOLDER:
+        where = "comes with mlx-maverick"
+    elif model == name and not Path(model).is_absolute():
+        where = "the Hub's cache"
     return Found(
         model=model,
         name=name,
-        where="the Hub's cache" if hub_name else _tilde(folder.parent),
+        where=where,
         disk=checkpoint.nbytes,
         bits=_bits(folder, config, checkpoint),
         vision=config.vision is not None and TensorClass.VISION in classes,

@@ -292,6 +292,8 @@ def typed(text: str) -> str:
         words = shlex.split(text)
     except ValueError:  # an open quote
         words = []
+    if hub.is_demo(text):
+        return text
     for word in (text, *(words if len(words) == 1 else ())):
         if word.startswith("file://"):
             word = unquote(urlsplit(word).path)

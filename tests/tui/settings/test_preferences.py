@@ -234,9 +234,10 @@ def test_a_model_is_found_from_anywhere_later(
     tmp_path: Path, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "owner" / "m").mkdir(parents=True)
+    (tmp_path / "demo").mkdir()  # which holds no model
     monkeypatch.chdir(tmp_path)
     for model, kept in (("owner/m", str(tmp_path / "owner/m")), ("owner/n", "owner/n"),
-                        ("~/m", "~/m"), ("a\0b", "a\0b")):  # fmt: skip
+                        ("~/m", "~/m"), ("a\0b", "a\0b"), ("demo", "demo")):  # fmt: skip
         assert Preferences().changes(Settings(model))["model"] == kept
 
 

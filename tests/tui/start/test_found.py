@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mlx_maverick import files, macs
+from mlx_maverick import files, hub, macs
 from mlx_maverick.convert import convert
 from mlx_maverick.errors import BadCheckpoint
 from mlx_maverick.kv import KVOptions
@@ -33,8 +33,10 @@ from . import folders
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A user without models, in a folder with nothing in it."""
+    """A user without models, not even the one that comes with the package, in a folder with
+    nothing in it."""
     home = tmp_path / "home"
+    monkeypatch.setattr(hub, "DEMO_FOLDER", home / "not shipped")
     (home / "work").mkdir(parents=True)
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(home / "hub"))
@@ -58,6 +60,35 @@ def remarks(*asked: str) -> list[str]:
 
 
 # Where.
+
+
+def test_the_one_that_comes_with_the_package_is_found_last_and_once(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders.mini(home / "work" / "mini")
+    monkeypatch.undo()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(home / "hub"))
+    monkeypatch.chdir(home / "work")
+    assert [m.model for m in models()] == [str(home / "work" / "mini"), "demo"]
+    shipped = models("demo", str(hub.DEMO_FOLDER))
+    assert [m.model for m in shipped] == ["demo", str(home / "work" / "mini")]
+    assert (shipped[0].name, shipped[0].where) == ("demo", "comes with mlx-maverick")
+    assert (shipped[0].bits, shipped[0].vision) == ("BF16", True)
+    monkeypatch.setattr(found, "MOST_FOLDERS", 0)
+    facts = list(found.models())  # however early the search ends
+    assert [fact.model for fact in facts if isinstance(fact, Found)] == ["demo"]
+
+
+def test_a_model_in_a_folder_of_that_name_is_another(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders.mini(home / "work" / "demo")
+    monkeypatch.undo()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(home / "hub"))
+    monkeypatch.chdir(home / "work")
+    assert [m.model for m in models()] == [str(home / "work" / "demo"), str(hub.DEMO_FOLDER)]
 
 
 def test_nothing_is_found_where_nothing_is(home: Path) -> None:

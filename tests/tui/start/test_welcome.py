@@ -366,6 +366,10 @@ def test_what_was_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         assert typed(text) == str(folder), text
     assert typed("https://huggingface.co/owner/name.1/tree/main") == "owner/name.1"
     assert typed("owner/name") == "owner/name"
+    (tmp_path / "demo").mkdir()
+    assert typed("demo") == "demo"
+    (tmp_path / "demo" / "config.json").touch()
+    assert typed("demo") == str(tmp_path / "demo")
     for text in ("a/b/c", "/gone", "~nobody/x", "\0", "x" * 5000, "'open"):
         with pytest.raises(NotFound):
             typed(text)
