@@ -17,7 +17,15 @@ from ..errors import UsageError
 from ..events import Finished
 from ..streaming.stats import ExpertStats
 from ..units import gb
-from . import bench_against, bench_chat, bench_convert, bench_streaming, bench_synthetic, options
+from . import (
+    bench_against,
+    bench_chat,
+    bench_convert,
+    bench_quality,
+    bench_streaming,
+    bench_synthetic,
+    options,
+)
 from .bench_subject import random_tiles
 from .machine import aligned, machine
 from .terminal import StatusLine
@@ -99,9 +107,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     bench_synthetic.add_arguments(parser)
     bench_convert.add_arguments(parser)
     bench_chat.add_arguments(parser)
+    bench_quality.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.quality:
+        return bench_quality.run(args)
     if args.chat:
         return bench_chat.run(args)
     if args.convert is not None:
