@@ -32,13 +32,6 @@ from mlx_maverick.demo.world import (
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("demo") / "model"
-    folder.write(path)
-    return path
-
-
-@pytest.fixture(scope="module")
 def encoder(made: Path) -> Encoder:
     return Encoder(made)
 

@@ -15,13 +15,6 @@ from mlx_maverick.prompt import Prompt
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("demo") / "model"
-    folder.write(path)
-    return path
-
-
-@pytest.fixture(scope="module")
 def prompt(made: Path) -> Prompt:
     return Prompt.from_folder(made)
 

@@ -32,16 +32,22 @@ from . import folders
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A user without models, not even the one that comes with the package, in a folder with
-    nothing in it."""
+def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Someone whose only model is the one that comes with the package, in a folder with nothing
+    in it."""
     home = tmp_path / "home"
-    monkeypatch.setattr(hub, "DEMO_FOLDER", home / "not shipped")
     (home / "work").mkdir(parents=True)
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(home / "hub"))
     monkeypatch.chdir(home / "work")
     return home
+
+
+@pytest.fixture
+def home(user: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Someone who has not even that."""
+    monkeypatch.setattr(hub, "DEMO_FOLDER", user / "not shipped")
+    return user
 
 
 def models(*asked: str) -> list[Found]:
@@ -63,16 +69,12 @@ def remarks(*asked: str) -> list[str]:
 
 
 def test_the_one_that_comes_with_the_package_is_found_last_and_once(
-    home: Path, monkeypatch: pytest.MonkeyPatch
+    user: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folders.mini(home / "work" / "mini")
-    monkeypatch.undo()
-    monkeypatch.setenv("HOME", str(home))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(home / "hub"))
-    monkeypatch.chdir(home / "work")
-    assert [m.model for m in models()] == [str(home / "work" / "mini"), "demo"]
+    folders.mini(user / "work" / "mini")
+    assert [m.model for m in models()] == [str(user / "work" / "mini"), "demo"]
     shipped = models("demo", str(hub.DEMO_FOLDER))
-    assert [m.model for m in shipped] == ["demo", str(home / "work" / "mini")]
+    assert [m.model for m in shipped] == ["demo", str(user / "work" / "mini")]
     assert (shipped[0].name, shipped[0].where) == ("demo", "comes with mlx-maverick")
     assert (shipped[0].bits, shipped[0].vision) == ("BF16", True)
     monkeypatch.setattr(found, "MOST_FOLDERS", 0)
@@ -80,15 +82,9 @@ def test_the_one_that_comes_with_the_package_is_found_last_and_once(
     assert [fact.model for fact in facts if isinstance(fact, Found)] == ["demo"]
 
 
-def test_a_model_in_a_folder_of_that_name_is_another(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folders.mini(home / "work" / "demo")
-    monkeypatch.undo()
-    monkeypatch.setenv("HOME", str(home))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(home / "hub"))
-    monkeypatch.chdir(home / "work")
-    assert [m.model for m in models()] == [str(home / "work" / "demo"), str(hub.DEMO_FOLDER)]
+def test_a_model_in_a_folder_of_that_name_is_another(user: Path) -> None:
+    folders.mini(user / "work" / "demo")
+    assert [m.model for m in models()] == [str(user / "work" / "demo"), str(hub.DEMO_FOLDER)]
 
 
 def test_nothing_is_found_where_nothing_is(home: Path) -> None:
