@@ -1,6 +1,7 @@
 """Fixtures every test may use: the reference checkpoints, loaded once, and golden outputs."""
 
 import shutil
+import signal
 from pathlib import Path
 
 import mlx.core as mx
@@ -17,6 +18,9 @@ from .golden import REFERENCE, Golden
 # How long an example takes says something about the machine, and nothing about the code.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
+
+# Ignored in a shell's background job; a test that presses Ctrl-C would wait for ever there.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

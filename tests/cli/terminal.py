@@ -9,6 +9,7 @@ import os
 import pty
 import re
 import select
+import signal
 import struct
 import subprocess
 import termios
@@ -137,6 +138,7 @@ class Terminal:
 def _own_terminal() -> None:
     """What is on stdin is this process's terminal: it hears of another size and of its end."""
     ioctl(0, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored under nohup
 
 
 def wait(true: Callable[[], object]) -> None:
