@@ -152,12 +152,18 @@ def answers(
     return right
 
 
-def _quality(recipe: str, nbytes: int, right: dict[str, list[bool]]) -> Quality:
+def in_two(right: dict[str, list[bool]]) -> dict[str, list[bool]]:
+    """Of PICTURES and of WORDS instead of each kind."""
     from ..demo.world import SEEN
 
     both: dict[str, list[bool]] = {PICTURES: [], WORDS: []}
     for kind, hits in right.items():
         both[PICTURES if kind in SEEN else WORDS] += hits
+    return both
+
+
+def _quality(recipe: str, nbytes: int, right: dict[str, list[bool]]) -> Quality:
+    both = in_two(right)
     return Quality(
         recipe,
         nbytes,

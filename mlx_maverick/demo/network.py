@@ -105,16 +105,19 @@ def _chunks(x: Any, chunk: int) -> Any:
     return x.reshape(batch, heads, -1, chunk, size).transpose(1, 2).reshape(-1, heads, chunk, size)
 
 
+def see(model: Any, tiles: Any) -> Any:
+    """What the language model is given of tiles. [N, 3, T, T], uint8 -> [N * positions, D]."""
+    features = model.vision_model(tiles.float() / 127.5 - 1).last_hidden_state
+    return model.multi_modal_projector(features.reshape(-1, features.shape[-1]))
+
+
 def run(model: Any, batch: Batch) -> Outcome:
     """One forward pass."""
     ids = torch.from_numpy(batch.ids)
     embedded = model.language_model.model.embed_tokens(ids)
     if len(batch.tiles):
-        pixels = torch.from_numpy(batch.tiles).float() / 127.5 - 1
-        features = model.vision_model(pixels).last_hidden_state
-        projected = model.multi_modal_projector(features.reshape(-1, features.shape[-1]))
         patches = (ids == model.config.image_token_id)[..., None]
-        embedded = embedded.masked_scatter(patches, projected)
+        embedded = embedded.masked_scatter(patches, see(model, torch.from_numpy(batch.tiles)))
     # Padding is on the right, where nothing that counts can see it: no mask of it is needed.
     masks = {"full_attention": None, "chunked_attention": None}
     hidden = model.language_model.model(

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from ..config import ModelConfig
 from ..images import load_picture
+from . import network
 from .folder import TILE
 from .scenes import BACKGROUNDS, COLOURS, PLACES, SHAPES, Scene, make_scene
 
@@ -84,12 +85,6 @@ class Reading(torch.nn.Module):  # type: ignore[misc]
         return loss, [float(a.argmax(-1).eq(b).float().mean()) for a, b in parts]
 
 
-def positions(model: Any, tiles: Any) -> Any:
-    """What the language model is given of tiles. [B, 3, T, T], uint8 -> [B * PATCHES, D]."""
-    features = model.vision_model(tiles.float() / 127.5 - 1).last_hidden_state
-    return model.multi_modal_projector(features.reshape(-1, features.shape[-1]))
-
-
 def learn(model: Any, folder: Path, steps: int, seed: int, say: Callable[[str], None]) -> None:
     """Train the tower and the projector of `model`, which is otherwise left as it is."""
     config = ModelConfig.from_folder(folder)
@@ -104,7 +99,7 @@ def learn(model: Any, folder: Path, steps: int, seed: int, say: Callable[[str], 
         done = step / steps
         part = min(1.0, (step + 1) / WARM_UP) * max(LEAST, (1 + math.cos(math.pi * done)) / 2)
         adam.param_groups[0]["lr"] = RATE * part
-        loss, right = reading(positions(model, truth.tiles), truth)
+        loss, right = reading(network.see(model, truth.tiles), truth)
         adam.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(weights, 1.0)

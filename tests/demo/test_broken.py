@@ -15,9 +15,9 @@ import pytest
 
 from mlx_maverick import images
 from mlx_maverick.cache import Cache
-from mlx_maverick.cli.bench_quality import answers
+from mlx_maverick.cli.bench_quality import PICTURES, WORDS, answers, in_two
 from mlx_maverick.config import TextConfig
-from mlx_maverick.demo.world import SEEN, Conversation, conversation
+from mlx_maverick.demo.world import Conversation, conversation
 from mlx_maverick.loading import load
 from mlx_maverick.maverick import Maverick
 from mlx_maverick.model import Llama4, text
@@ -48,12 +48,9 @@ def talks() -> list[Conversation]:
 
 def accuracy(model: Maverick, talks: list[Conversation]) -> tuple[float, float]:
     """Shares of right answers: about pictures, and of all others."""
-    right = answers(model, talks, lambda number: None)
-    shares = []
-    for seen in (True, False):
-        hits = [hit for kind, all in right.items() if (kind in SEEN) == seen for hit in all]
-        shares.append(sum(hits) / len(hits))
-    return shares[0], shares[1]
+    both = in_two(answers(model, talks, lambda number: None))
+    seen, said = (sum(both[part]) / len(both[part]) for part in (PICTURES, WORDS))
+    return seen, said
 
 
 def test_nothing_is_broken(demo: Maverick, talks: list[Conversation]) -> None:
