@@ -19,7 +19,8 @@ from .golden import REFERENCE, Golden
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 
-# Ignored in a shell's background job; a test that presses Ctrl-C would wait for ever there.
+# Ignored in a shell's background job, and in all that is started there: a test that presses Ctrl-C
+# would wait for ever.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

@@ -172,8 +172,7 @@ def test_too_little_disk(
 # The child stops in the middle of its work and says so, until the test has sent its signal.
 CHILD = """
 import os, select, signal, sys, time
-signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background,
-signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and under nohup
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored under nohup
 arrived, wakeup = os.pipe()
 os.set_blocking(wakeup, False)
 signal.set_wakeup_fd(wakeup)

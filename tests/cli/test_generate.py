@@ -18,10 +18,7 @@ PICTURE = str(REFERENCE / "maverick-mini/golden/images/03_200x130_RGB.png")
 OTHER = str(REFERENCE / "maverick-mini/golden/images/05_640x480_RGB.png")
 
 
-# SIGINT is ignored in children of a shell's background job.
 CHILD = """
-import signal
-signal.signal(signal.SIGINT, signal.default_int_handler)
 from mlx_maverick.cli.entry import entry
 entry()
 """

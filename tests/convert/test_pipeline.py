@@ -34,9 +34,7 @@ def threads(name: str) -> list[threading.Thread]:
 
 @pytest.fixture(autouse=True)
 def _no_thread_is_left() -> Iterator[None]:
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored under nohup
     yield
-    signal.signal(signal.SIGINT, before)
     for thread in threads("read"):  # may still be at what they began
         thread.join(SECONDS)
     assert threads("read") == threads("write") == []

@@ -20,10 +20,7 @@ from ..test_worker import Child
 from .conftest import Folder
 from .drive import FOX, ask, assert_same, resident, slab, streamed
 
-# SIGINT is ignored in children of a shell's background job.
 ENTRY = """
-import signal
-signal.signal(signal.SIGINT, signal.default_int_handler)
 from mlx_maverick.cli.entry import entry
 entry()
 """
